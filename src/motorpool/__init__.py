@@ -1,0 +1,88 @@
+"""motorpool: the drop-in `multiprocessing.Pool` that keeps its promises.
+
+>>> from motorpool import Pool
+>>> with Pool(2) as pool:
+...     pool.map(abs, [-1, -2])
+[1, 2]
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motorpool.cpus import cpu_count
+    from motorpool.errors import (
+        ForkedPoolError,
+        InternalError,
+        MotorpoolError,
+        NotPicklableError,
+        PoolClosedError,
+        PoolTerminatedError,
+        RemoteTraceback,
+        ResultNotLoadedError,
+        ResultNotPicklableError,
+        TimeoutError,
+        WorkerLostError,
+        WorkerStartError,
+    )
+    from motorpool.pool import Pool, ThreadPool
+    from motorpool.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "cpus": ("cpu_count",),
+    "errors": (
+        "ForkedPoolError",
+        "InternalError",
+        "MotorpoolError",
+        "NotPicklableError",
+        "PoolClosedError",
+        "PoolTerminatedError",
+        "RemoteTraceback",
+        "ResultNotLoadedError",
+        "ResultNotPicklableError",
+        "TimeoutError",
+        "WorkerLostError",
+        "WorkerStartError",
+    ),
+    "pool": ("Pool", "ThreadPool"),
+    "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AsyncResult",
+    "ForkedPoolError",
+    "IMapIterator",
+    "IMapUnorderedIterator",
+    "InternalError",
+    "MapResult",
+    "MotorpoolError",
+    "NotPicklableError",
+    "Pool",
+    "PoolClosedError",
+    "PoolTerminatedError",
+    "RemoteTraceback",
+    "ResultNotLoadedError",
+    "ResultNotPicklableError",
+    "ThreadPool",
+    "TimeoutError",
+    "WorkerLostError",
+    "WorkerStartError",
+    "cpu_count",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Workers import this package too, and few of its parts.
+    home = _HOME_OF.get(name)
+    if home is None:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,108 @@
+"""The thread that attends to a pool while nobody waits for it.
+
+It sleeps in an epoll of its own, in which the engine's epoll is one entry. A
+thread that waits for a result switches that entry off, so that the attendant
+is not woken for nothing, and on again when it leaves.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Callable
+
+
+class Attendant:
+    """Calls `visit` whenever `fd` is readable, while it is asked to attend.
+
+    `visit` returns in how many seconds to come again even so, None to rest.
+    """
+
+    def __init__(
+        self, fd: int, visit: Callable[[], float | None], recheck: Callable[[], None]
+    ) -> None:
+        self._fd = fd
+        self._visit = visit
+        self._recheck = recheck
+        # Reentrant: a garbage collection inside may drop an iterator, which attends.
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._is_attending = False
+        self._is_closed = False
+        self._epoll: select.epoll | None = None
+        self._bell = -1
+
+    def attend(self, *, now: bool) -> None:
+        """Attend from now on; `now`: do not wait for an event first."""
+        if self._is_closed or (self._is_attending and not now):
+            return
+        with self._lock:
+            if self._is_closed:
+                return
+            if self._thread is None:
+                self._start()
+            if not self._is_attending:
+                self._is_attending = True
+                self._switch(select.EPOLLIN)
+            if now:
+                os.eventfd_write(self._bell, 1)
+
+    def _start(self) -> None:
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._epoll.register(self._fd, 0)
+        self._thread = threading.Thread(target=self._run, name="motorpool-attendant", daemon=True)
+        self._thread.start()
+
+    def rest(self) -> None:
+        """Leave the pool to somebody else."""
+        if not self._is_attending:
+            return
+        with self._lock:
+            if self._is_attending and not self._is_closed:
+                self._is_attending = False
+                self._switch(0)
+
+    def _switch(self, mask: int) -> None:
+        assert self._epoll is not None  # noqa: S101 - for the type checker
+        self._epoll.modify(self._fd, mask)
+
+    def _run(self) -> None:
+        epoll = self._epoll
+        assert epoll is not None  # noqa: S101 - for the type checker
+        timeout: float | None = None
+        while not self._is_closed:
+            for fd, _ in epoll.poll(timeout):
+                if fd == self._bell:
+                    os.eventfd_read(self._bell)
+            if self._is_closed:
+                return
+            timeout = self._visit() if self._is_attending else None
+            if timeout is None:
+                self.rest()
+                # Work may have come between the visit and the rest.
+                self._recheck()
+
+    def close(self) -> None:
+        """End the thread, and wait for it unless it is this one."""
+        with self._lock:
+            self._is_closed = True
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                os.eventfd_write(self._bell, 1)
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+            self._release()
+
+    def _release(self) -> None:
+        if self._epoll is not None:
+            self._epoll.close()
+            os.close(self._bell)
+            self._epoll = None
+
+    def forget(self) -> None:
+        """In a forked child: the thread is the parent's."""
+        self._is_closed = True
+        self._lock = threading.Lock()
+        self._thread = None
+        self._release()

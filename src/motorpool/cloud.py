@@ -1,0 +1,149 @@
+"""Pickling by value, on cloudpickle: what the C pickler refuses, and definitions of `__main__`.
+
+A function made by value in a worker shares its globals with the mirror of the
+module it came from, so that `global` statements, initializers and helpers of
+one module see each other there as they do at home.
+"""
+
+import io
+import sys
+import types
+from collections.abc import Iterator
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, ClassVar
+
+import cloudpickle
+
+from motorpool.serialization import MAIN_MODULES
+from motorpool.worker.mirror import module_globals
+
+Name = tuple[str, str]
+
+
+class MirrorGlobals(dict[str, Any]):
+    """Stands, in a pickle, for the globals of a mirrored module in the worker."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__()
+        self.module = module
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Name the module instead of sending its contents."""
+        return module_globals, (self.module,)
+
+
+class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Pickles functions and classes by name where the name leads back to them, else by value.
+
+    `by_value` are top-level names to define although they could be named;
+    `needed` collects the names of mirrored modules that the pickle refers to.
+    """
+
+    mirrored: ClassVar[set[str]] = set(MAIN_MODULES)
+
+    def __init__(self, file: io.BytesIO, by_value: frozenset[Name] = frozenset()) -> None:
+        super().__init__(file, protocol=5)
+        self.by_value = by_value
+        self.needed: set[Name] = set()
+        self._mirror_ids: dict[int, str] = {}
+        for name in self.mirrored:
+            module = sys.modules.get(name)
+            if module is not None and id(vars(module)) not in self.globals_ref:
+                self.globals_ref[id(vars(module))] = MirrorGlobals(name)
+                self._mirror_ids[id(vars(module))] = name
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Choose between name and value for a function or class."""
+        if isinstance(obj, (type, FunctionType)):
+            home = home_of(obj)
+            if home is not None:
+                if home[0] not in self.mirrored:
+                    return NotImplemented
+                self.needed.add(home)
+                if home not in self.by_value:
+                    return NotImplemented
+        return super().reducer_override(obj)
+
+    def _dynamic_function_reduce(self, func: FunctionType) -> Any:
+        reduced = super()._dynamic_function_reduce(func)
+        module = self._mirror_ids.get(id(func.__globals__))
+        if module is not None:
+            slots = reduced[2][1]
+            self.needed.update((module, name) for name in slots["__globals__"])
+            slots["__globals__"] = {}
+        return reduced
+
+
+def home_of(obj: Any) -> Name | None:
+    """Return the module and top-level name under which `obj` is found again, None if it is not."""
+    module_name = getattr(obj, "__module__", None)
+    qualname = getattr(obj, "__qualname__", None)
+    module = sys.modules.get(module_name) if isinstance(module_name, str) else None
+    if module is None or not isinstance(qualname, str):
+        return None
+    found: Any = module
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    return (module.__name__ and module_name, qualname.split(".")[0]) if found is obj else None
+
+
+def dumps_by_value(obj: object) -> bytes:
+    """Return `obj` pickled, its nameless functions and classes by value."""
+    return dump_and_collect(obj)[0]
+
+
+def dump_and_collect(
+    obj: object, by_value: frozenset[Name] = frozenset()
+) -> tuple[bytes, set[Name]]:
+    """Return `obj` pickled, and the names of mirrored modules that the pickle refers to."""
+    file = io.BytesIO()
+    pickler = CloudPickler(file, by_value)
+    pickler.dump(obj)
+    return file.getvalue(), pickler.needed
+
+
+def names_in(obj: object) -> Iterator[tuple[str, bool]]:
+    """Yield the global names that the code of a function or class uses, and whether it sets them."""
+    for code in _codes(obj, set()):
+        yield from _names_in_code(code)
+
+
+def _codes(obj: object, seen: set[int]) -> Iterator[CodeType]:
+    if id(obj) in seen:
+        return
+    seen.add(id(obj))
+    if isinstance(obj, FunctionType):
+        yield obj.__code__
+        for cell in obj.__closure__ or ():
+            try:
+                yield from _codes(cell.cell_contents, seen)
+            except ValueError:
+                continue
+    elif isinstance(obj, (classmethod, staticmethod)):
+        yield from _codes(obj.__func__, seen)
+    elif isinstance(obj, property):
+        for accessor in (obj.fget, obj.fset, obj.fdel):
+            yield from _codes(accessor, seen)
+    elif isinstance(obj, types.MethodType):
+        yield from _codes(obj.__func__, seen)
+    elif isinstance(obj, type):
+        for value in vars(obj).values():
+            yield from _codes(value, seen)
+    elif hasattr(obj, "__wrapped__"):
+        yield from _codes(obj.__wrapped__, seen)
+
+
+def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
+    import dis  # noqa: PLC0415 - cloudpickle has imported it already
+
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield instruction.argval, False
+        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
+            yield instruction.argval, True
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names_in_code(constant)
+
+
+__all__ = ["CloudPickler", "ModuleType", "dump_and_collect", "dumps_by_value", "home_of", "names_in"]

@@ -1,0 +1,183 @@
+"""What the workers know of `__main__`, and what they have to be told.
+
+A worker refers to `__main__` through a mirror (`worker/mirror.py`). Before a
+job's first chunk goes to a worker, the names that the job's function needs and
+the worker lacks, or knows in an older version, are sent to it by value.
+
+Guarantees
+----------
+- A definition crosses once per worker, and again only after the name was bound
+  to something else in the parent.
+- A name that workers bind themselves (`global name`) is given once, as a start
+  value, and is theirs from then on.
+- Under fork, what the parent had at that moment is known already.
+"""
+
+import sys
+import types
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from motorpool.serialization import MAIN_MODULES
+
+Name = tuple[str, str]
+
+_MISSING = object()
+# Of these a fork remembers the object itself; of others a weak reference if
+# there can be one, so that a large array that was deleted is not kept alive.
+_KEPT = (type, types.FunctionType, types.ModuleType, int, float, str, bytes, bool, type(None))
+
+
+class Known:
+    """The names of mirrored modules that one worker has, and the objects they were bound to."""
+
+    def __init__(self, inherited: dict[Name, Any] | None = None) -> None:
+        self._objects: dict[Name, Any] = dict(inherited or {})
+
+    def has_current(self, name: Name, value: object) -> bool:
+        """Tell whether the worker knows `name` as `value`."""
+        known = self._objects.get(name, _MISSING)
+        if type(known) is weakref.ref:
+            known = known()
+        return known is value
+
+    def has(self, name: Name) -> bool:
+        """Tell whether the worker knows `name` in any version."""
+        return name in self._objects
+
+    def learn(self, names: dict[Name, Any]) -> None:
+        """Note what was sent."""
+        self._objects.update(names)
+
+    def outdated(self) -> list[Name]:
+        """Return the functions and classes that the parent has bound anew since."""
+        return [
+            name
+            for name, known in self._objects.items()
+            if isinstance(known, (type, types.FunctionType))
+            and (current := _current(name)) is not known
+            and isinstance(current, (type, types.FunctionType))
+        ]
+
+
+def inherited_by_fork() -> dict[Name, Any]:
+    """Return what a worker forked now knows."""
+    names: dict[Name, Any] = {}
+    for module_name in MAIN_MODULES:
+        module = sys.modules.get(module_name)
+        for name, value in list(vars(module).items()) if module is not None else ():
+            names[module_name, name] = _remember(value)
+    return names
+
+
+def _remember(value: Any) -> Any:
+    if isinstance(value, _KEPT):
+        return value
+    try:
+        return weakref.ref(value)
+    except TypeError:
+        return value
+
+
+def _current(name: Name) -> Any:
+    module = sys.modules.get(name[0])
+    return vars(module).get(name[1], _MISSING) if module is not None else _MISSING
+
+
+def closure(roots: Iterable[Name]) -> tuple[dict[Name, Any], set[Name]]:
+    """Return the definitions that `roots` need, and those names that their code sets."""
+    from motorpool.cloud import CloudPickler, home_of, names_in  # noqa: PLC0415 - slow to import
+
+    found: dict[Name, Any] = {}
+    assigned: set[Name] = set()
+    todo = list(roots)
+    while todo:
+        name = todo.pop()
+        value = _current(name)
+        if name in found or value is _MISSING or _is_machinery(name[1]):
+            continue
+        found[name] = value
+        for used, is_set in names_in(value):
+            if is_set:
+                assigned.add((name[0], used))
+            todo.append((name[0], used))
+        todo.extend(_homes_of_parts(value, home_of, CloudPickler.mirrored))
+    return found, assigned
+
+
+def _homes_of_parts(value: Any, home_of: Any, mirrored: set[str]) -> list[Name]:
+    parts = [*getattr(value, "__mro__", ())[1:], type(value)]
+    homes = (home_of(part) for part in parts)
+    return [home for home in homes if home is not None and home[0] in mirrored]
+
+
+def _is_machinery(name: str) -> bool:
+    # The module's own attributes; `__file__` and `__name__` are read by scripts.
+    return name in {"__builtins__", "__loader__", "__spec__", "__builtin__", "__cached__"}
+
+
+class Definitions:
+    """Packs definitions for workers, each set of them once."""
+
+    def __init__(self) -> None:
+        self._packed: tuple[dict[Name, Any], bytes] | None = None
+
+    def pack_for(self, known: Known, roots: Iterable[Name]) -> bytes | None:
+        """Return what a worker needs to run code that refers to `roots`; None if it has it.
+
+        Raises what the pickler raised if a name it has no version of cannot be sent.
+        """
+        roots = [*known.outdated(), *roots]
+        if not roots:
+            return None
+        found, assigned = closure(roots)
+        missing = {
+            name: value
+            for name, value in found.items()
+            if not (known.has(name) if name in assigned else known.has_current(name, value))
+        }
+        if not missing:
+            return None
+        pickled = self._pack(missing, known)
+        known.learn(missing)
+        return pickled
+
+    def _pack(self, missing: dict[Name, Any], known: Known) -> bytes:
+        if self._packed is not None and _same(self._packed[0], missing):
+            return self._packed[1]
+        pickled = _dump(missing, known)
+        self._packed = missing, pickled
+        return pickled
+
+
+def _same(one: dict[Name, Any], other: dict[Name, Any]) -> bool:
+    return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
+
+
+def _dump(missing: dict[Name, Any], known: Known) -> bytes:
+    from motorpool.cloud import dump_and_collect  # noqa: PLC0415 - slow to import
+
+    def dump(names: dict[Name, Any]) -> bytes:
+        triples = [(*name, value) for name, value in names.items()]
+        return dump_and_collect(triples, frozenset(names))[0]
+
+    try:
+        return dump(missing)
+    except Exception:
+        # A worker that inherited an older version of what cannot be sent keeps it.
+        sendable = {name: value for name, value in missing.items() if not known.has(name)}
+        for name, value in missing.items():
+            if known.has(name) and _can_dump(name, value, dump):
+                sendable[name] = value
+        if len(sendable) == len(missing):
+            raise
+        return dump(sendable)
+
+
+def _can_dump(name: Name, value: Any, dump: Any) -> bool:
+    try:
+        dump({name: value})
+    except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
+        return False
+    return True

@@ -1,0 +1,629 @@
+"""Carries out: owns a scheduler and an engine, and moves events and commands between them.
+
+Whoever waits, drives. A thread that waits for a result polls the engine itself
+and returns the moment its result is there. When nobody waits and work is
+outstanding, the attendant thread does it.
+
+Guarantees
+----------
+- Two locks. `_lock` guards all state and is held for moments. `_driving` is
+  held by the thread that polls; it may sleep with it, in `engine.wait`.
+- Lock order: `_driving` before `_lock`. Nobody waits for `_driving`.
+- User code runs under neither.
+- An exception inside, an interrupt included, may leave the books half written.
+  They are then closed: every outstanding result fails with that exception as
+  its cause, and the pool goes on with new workers and new books.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import count
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+from motorpool.attendant import Attendant
+from motorpool.callbacks import CallbackThread
+from motorpool.engines.base import Engine, Function, StartFailed
+from motorpool.errors import (
+    ForkedPoolError,
+    InternalError,
+    MotorpoolError,
+    PoolClosedError,
+    WorkerLostError,
+    WorkerStartError,
+)
+from motorpool.feeder import Buffer, Feeder
+from motorpool.messages import (
+    LOADING,
+    BreakPool,
+    ChunkRefused,
+    Closed,
+    Command,
+    Consumed,
+    Deliver,
+    Event,
+    FailItem,
+    FinishJob,
+    InputArrived,
+    JobCancelled,
+    JobSubmitted,
+    KillWorker,
+    RecallChunks,
+    SendChunk,
+    StartWorker,
+    StopWorker,
+    Tick,
+    WorkerLost,
+    WorkerNotStarted,
+    WorkerStarted,
+)
+from motorpool.results import Stream, terminated
+from motorpool.scheduler import Cost, Scheduler
+from motorpool.worker.run import function_name, short_repr
+
+# The longest sleep of a thread that waits: a net under a wake-up that was missed.
+MOST_SECONDS = 0.5
+
+
+class Record(Protocol):
+    """Where a job's results go."""
+
+    def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
+        """Take values from position `start` on."""
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Take an item's exception."""
+
+    def finish(self) -> None:
+        """All is there."""
+
+    def fail_all(self, error: BaseException) -> None:
+        """End with `error`."""
+
+
+class Job(NamedTuple):
+    """What the driver keeps of a job."""
+
+    record: Record
+    function: Function
+    items: Any  # a sequence, or a feeder's buffer
+
+
+class Books:
+    """The driver's lock; an exception while it is held closes the books (see `Driver`)."""
+
+    def __init__(self, reset: Callable[[BaseException], None]) -> None:
+        # Reentrant: a signal handler may call the pool in the midst of a step.
+        self._lock = threading.RLock()
+        self._reset = reset
+
+    def __enter__(self) -> None:
+        """Take the lock."""
+        self._lock.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Leave the lock."""
+        try:
+            if error is not None and not isinstance(error, (MotorpoolError, TypeError)):
+                self._reset(error)
+        finally:
+            self._lock.release()
+
+
+class Driver:
+    """Drives one pool.
+
+    Parameters
+    ----------
+    engine
+        Where the workers live; owned by the driver from now on.
+    size
+        Number of workers.
+    tasks_per_worker
+        Items after which a worker is replaced, None for never.
+    """
+
+    def __init__(self, engine: Engine, size: int, tasks_per_worker: int | None) -> None:
+        self.engine = engine
+        self._pid = os.getpid()
+        self._scheduler = Scheduler(size, tasks_per_worker)
+        self._jobs: dict[int, Job] = {}
+        self._feeders: dict[int, Feeder] = {}
+        self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()
+        self._numbers = count()
+        self._lock = Books(self._reset)
+        self._driving = threading.Lock()
+        self._sleepers: deque[Any] = deque()
+        self._abandoned: deque[int] = deque()
+        self._callbacks = CallbackThread()
+        self._attendant = Attendant(engine.fileno(), self._attend, self._attend_if_needed)
+        self._closed = False
+        self._end: BaseException | None = None  # why no job will ever end
+        self._execute(self._scheduler.start())
+
+    # Submitting.
+
+    def submit(  # noqa: PLR0913 - the facts of a job
+        self,
+        record: Record,
+        func: Callable[..., Any],
+        style: int,
+        items: Any,
+        chunksize: int | None = None,
+        *,
+        is_awaited: bool = False,
+    ) -> int:
+        """Begin a job over a sequence; `is_awaited`: the caller waits for it right away."""
+        with self._lock:
+            self.check_open()
+            job = self._add(record, self.engine.prepare(func, style), items)
+            window = 0 if isinstance(record, Stream) else None
+            cost = self._cost_of(func)
+            self._handle(JobSubmitted(job, len(items), chunksize, cost, window=window))
+        self._settle()
+        if not is_awaited:
+            self._attend_if_needed()
+        return job
+
+    def submit_stream(
+        self,
+        record: Stream,
+        func: Callable[..., Any],
+        style: int,
+        source: Iterator[Any],
+        chunksize: int | None,
+    ) -> int:
+        """Begin a job over an iterator, which is read ahead by a bounded number of items."""
+        with self._lock:
+            self.check_open()
+            function = self.engine.prepare(func, style)
+            feeder = Feeder(source, self._feed, self._fed, self._is_hungry)
+            job = feeder.job = self._add(record, function, feeder.buffer)
+            self._feeders[job] = feeder
+            cost = self._cost_of(func)
+            self._handle(JobSubmitted(job, 0, chunksize, cost, is_open=True, window=0))
+            feeder.allow(self._scheduler.room(job))
+        feeder.start()
+        self._attend_if_needed()
+        return job
+
+    def _add(self, record: Record, function: Function, items: Any) -> int:
+        job = next(self._numbers)
+        self._jobs[job] = Job(record, function, items)
+        return job
+
+    def _cost_of(self, func: Any) -> Cost:
+        try:
+            cost = self._costs.get(func)
+            if cost is None:
+                cost = self._costs[func] = Cost()
+        except TypeError:  # no hash, or no weak reference
+            cost = Cost()
+        return cost
+
+    def check_open(self) -> None:
+        """Raise what a pool that takes no more work raises."""
+        self._check_mine()
+        if self._closed:
+            msg = "Pool not running: it was closed and takes no more work; make a new one"
+            raise PoolClosedError(msg)
+        if self._end is not None:
+            raise self._end
+
+    def is_mine(self) -> bool:
+        """Tell whether this is the process that made the pool."""
+        return self._pid == os.getpid()
+
+    def _check_mine(self) -> None:
+        if not self.is_mine():
+            msg = (
+                f"this pool was made by process {self._pid}; a forked child cannot use it. "
+                f"Make a pool of its own here."
+            )
+            raise ForkedPoolError(msg)
+
+    # A feeder's thread.
+
+    def _is_hungry(self) -> bool:
+        return self._scheduler.has_idle
+
+    def _feed(self, job: int) -> None:
+        """Items wait in a feeder's buffer, and a worker for them."""
+        with self._lock:
+            if not self.is_ended:
+                self._sync_input(job)
+        self._settle()
+        self._attend_if_needed()
+
+    def _fed(self, job: int, error: BaseException | None) -> None:
+        """A feeder has come to the end of its input, or to an exception of it."""
+        with self._lock:
+            entry = self._jobs.get(job)
+            if entry is None or self.is_ended:
+                return
+            if error is not None and isinstance(entry.record, Stream):
+                entry.record.end_with(error)
+            self._sync_input(job)
+        self._settle()
+        self._wake()
+
+    def _sync_inputs(self) -> None:
+        for job in list(self._feeders):
+            self._sync_input(job)
+
+    def _sync_input(self, job: int) -> None:
+        feeder = self._feeders.get(job)
+        if feeder is None:
+            return
+        is_open, arrived = feeder.news()
+        if arrived or not is_open:
+            if not is_open:
+                del self._feeders[job]
+            self._handle(InputArrived(job, arrived, is_open))
+
+    # Waiting.
+
+    def wait_until(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        """Drive, or sleep while another thread does, until `is_done()` or the deadline."""
+        while not is_done():
+            self._check_mine()
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            if self._driving.acquire(blocking=False):
+                try:
+                    self._attendant.rest()
+                    self._drive(is_done, deadline)
+                finally:
+                    self._driving.release()
+                    self._hand_over()
+            else:
+                self._sleep(is_done, deadline)
+        return True
+
+    def _drive(self, is_done: Callable[[], bool], deadline: float | None) -> None:
+        while not is_done():
+            now = time.monotonic()
+            if deadline is not None and now >= deadline:
+                return
+            self._turn(self._patience(now, deadline))
+
+    def _turn(self, timeout: float) -> None:
+        """Wait for events and handle them."""
+        if self.is_ended:
+            # Only callbacks are outstanding; no event will tell of their end.
+            time.sleep(min(timeout, 0.005))
+            return
+        try:
+            signs = self.engine.wait(timeout)
+        except (OSError, ValueError):
+            if self.is_ended:  # closed meanwhile
+                return
+            raise
+        with self._lock:
+            if not self.is_ended:
+                self._take(signs)
+        self._settle()
+
+    def _patience(self, now: float, deadline: float | None) -> float:
+        until = now + MOST_SECONDS
+        if deadline is not None:
+            until = min(until, deadline)
+        if self._scheduler.wake_at is not None:
+            until = min(until, self._scheduler.wake_at)
+        return max(until - now, 0.0)
+
+    def _sleep(self, is_done: Callable[[], bool], deadline: float | None) -> None:
+        sleeper = threading.Lock()
+        sleeper.acquire()
+        self._sleepers.append(sleeper)
+        # The driving thread may have finished between the caller's look and this
+        # one; it would not have seen the sleeper.
+        if not is_done() and self._driving.locked():
+            sleeper.acquire(timeout=max(self._patience(time.monotonic(), deadline), 0.001))
+        with suppress(ValueError):
+            self._sleepers.remove(sleeper)
+
+    def _hand_over(self) -> None:
+        if self._sleepers:
+            self._wake_sleepers()
+        else:
+            self._attend_if_needed()
+
+    def _wake_sleepers(self) -> None:
+        while self._sleepers:
+            try:
+                sleeper = self._sleepers.popleft()
+            except IndexError:
+                return
+            sleeper.release()
+
+    def _wake(self) -> None:
+        """Have every waiting thread look again."""
+        self._wake_sleepers()
+        if self._driving.locked():
+            self.engine.wake()
+
+    # The attendant.
+
+    def _attend_if_needed(self) -> None:
+        if self._scheduler.has_work and not self._driving.locked() and not self.is_ended:
+            self._attendant.attend(now=self._scheduler.wake_at is not None)
+
+    def _attend(self) -> float | None:
+        """Handle what there is without waiting; return when to come again, None for never."""
+        if not self._driving.acquire(blocking=False):
+            return None
+        try:
+            self._turn(0.0)
+            has_work = self._scheduler.has_work and not self.is_ended
+            return self._patience(time.monotonic(), None) if has_work else None
+        finally:
+            self._driving.release()
+            self._wake_sleepers()
+
+    # Events and commands; the lock is held.
+
+    def _take(self, signs: list[Any]) -> None:
+        self._sync_inputs()
+        for event in self.engine.collect(signs):
+            if type(event) is StartFailed:
+                self._break(_start_error(event.error))
+                return
+            self._handle(event)  # type: ignore[arg-type]
+        wake_at = self._scheduler.wake_at
+        if wake_at is not None and time.monotonic() >= wake_at:
+            self._handle(Tick())
+        if self._scheduler.has_idle:
+            self._sync_inputs()
+
+    def _handle(self, event: Event) -> None:
+        self._execute(self._scheduler.handle(event, time.monotonic()))
+
+    def _execute(self, commands: list[Command]) -> None:
+        for command in commands:
+            self._carry_out[type(command)](self, command)
+
+    def _send_chunk(self, command: SendChunk) -> None:
+        chunk = command.chunk
+        job = self._jobs[chunk.job]
+        items = job.items[chunk.start : chunk.stop]
+        try:
+            self.engine.send_chunk(command.worker, chunk, job.function, items, command.budget)
+        except MotorpoolError as error:
+            self._handle(ChunkRefused(command.worker, chunk.number, error))
+
+    def _start_worker(self, _command: StartWorker) -> None:
+        try:
+            worker = self.engine.start_worker()
+        except OSError as error:
+            self._handle(WorkerNotStarted(error))
+        else:
+            self._handle(WorkerStarted(worker))
+
+    def _stop_worker(self, command: StopWorker) -> None:
+        self.engine.stop_worker(command.worker)
+
+    def _kill_worker(self, command: KillWorker) -> None:
+        self.engine.kill_worker(command.worker)
+
+    def _recall(self, command: RecallChunks) -> None:
+        self.engine.recall(command.worker)
+
+    def _deliver(self, command: Deliver) -> None:
+        job = self._jobs.get(command.job)
+        if job is not None:
+            job.record.store(command.start, command.values, command.errors)
+            self._delivered(job, command.start, len(command.values))
+
+    def _fail_item(self, command: FailItem) -> None:
+        job = self._jobs.get(command.job)
+        if job is not None:
+            job.record.fail(command.index, command.error or _lost_error(command, job))
+            self._delivered(job, command.index, 1)
+
+    def _delivered(self, job: Job, start: int, length: int) -> None:
+        if type(job.items) is Buffer:
+            job.items.discard(start, start + length)
+        if isinstance(job.record, Stream):
+            self._wake_sleepers()
+
+    def _finish_job(self, command: FinishJob) -> None:
+        job = self._remove(command.job)
+        if job is not None:
+            job.record.finish()
+            self._wake_sleepers()
+
+    def _remove(self, number: int) -> Job | None:
+        job = self._jobs.pop(number, None)
+        feeder = self._feeders.pop(number, None)
+        if feeder is not None:
+            feeder.stop()
+        if job is not None and not self.is_ended:
+            self.engine.forget(job.function)
+        return job
+
+    def _break_pool(self, command: BreakPool) -> None:
+        lost = command.lost
+        if lost is not None:
+            msg = (
+                f"workers end before they have started: the last one, {lost.pid}, with exit code "
+                f"{lost.exitcode}. The initializer, or what it imports, ends the process."
+            )
+        else:
+            msg = f"no worker can be started: {command.error}"
+        self._break(_start_error(command.error, msg))
+
+    _carry_out: dict[type[Any], Callable[["Driver", Any], None]] = {  # noqa: RUF012 - a table
+        SendChunk: _send_chunk,
+        StartWorker: _start_worker,
+        StopWorker: _stop_worker,
+        KillWorker: _kill_worker,
+        RecallChunks: _recall,
+        Deliver: _deliver,
+        FailItem: _fail_item,
+        FinishJob: _finish_job,
+        BreakPool: _break_pool,
+    }
+
+    # What iterators and results ask.
+
+    def consumed(self, job: int, count: int, *, starved: bool) -> None:
+        """Take note that an iterator took `count` results."""
+        with self._lock:
+            if job in self._jobs and not self.is_ended:
+                self._sync_input(job)
+                self._handle(Consumed(job, count, starved))
+                feeder = self._feeders.get(job)
+                if feeder is not None:
+                    feeder.allow(self._scheduler.room(job))
+        self._settle()
+
+    def abandon(self, job: int) -> None:
+        """Take note, from a garbage collection perhaps, that nobody wants a job's results."""
+        self._abandoned.append(job)
+        if job in self._jobs and self.is_mine():
+            self._attendant.attend(now=True)
+
+    def call_back(
+        self, callback: Callable[[Any], object], value: object, done: Callable[[], None]
+    ) -> None:
+        """Have the callback thread call `callback(value)`, then `done()`."""
+
+        def finished() -> None:
+            done()
+            self._wake()
+
+        self._callbacks.put(callback, value, finished)
+
+    def in_callback(self) -> bool:
+        """Tell whether this is the callback thread."""
+        return self._callbacks.is_current()
+
+    def cancel(self, number: int, error: BaseException, *, kill: bool) -> None:
+        """End a job with `error`; `kill`: also what is being run of it."""
+        with self._lock:
+            job = self._remove(number)
+            if job is not None and not self.is_ended:
+                self._handle(JobCancelled(number, kill))
+                job.record.fail_all(error)
+        self._wake()
+
+    def cancel_record(self, record: Record, error: BaseException) -> None:
+        """Cancel the job of `record`, what is being run of it included."""
+        with self._lock:
+            numbers = [number for number, job in self._jobs.items() if job.record is record]
+        for number in numbers:
+            self.cancel(number, error, kill=True)
+
+    def _settle(self) -> None:
+        """Cancel the jobs that were abandoned while the lock may have been held."""
+        while self._abandoned:
+            try:
+                number = self._abandoned.popleft()
+            except IndexError:
+                return
+            self.cancel(number, terminated(), kill=False)
+
+    # The end.
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the workers are gone for good."""
+        return self._end is not None
+
+    def close(self) -> None:
+        """Take no more jobs; workers leave when the last is done."""
+        self._check_mine()
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                if not self.is_ended:
+                    self._handle(Closed())
+
+    def finish(self) -> None:
+        """Wait for jobs and their callbacks, except for jobs that nobody wants: cancel those."""
+        with self._lock:
+            jobs = list(self._jobs.items())
+        for number, job in jobs:
+            if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False):
+                self.cancel(number, terminated(), kill=True)
+        while self._jobs or self._callbacks.is_busy():
+            self.wait_until(lambda: not self._jobs, None)
+            self._callbacks.flush()
+
+    def join(self) -> None:
+        """Wait for jobs and callbacks, then for the workers to leave."""
+        self.wait_until(lambda: not self._jobs, None)
+        self._callbacks.close(None)
+        self._shut_down(terminated(), patience=5.0)
+
+    def terminate(self) -> None:
+        """End workers and outstanding jobs now."""
+        if not self.is_mine():
+            return
+        self._closed = True
+        self._shut_down(terminated(), patience=0.0)
+        self._callbacks.close(1.0)
+
+    def _break(self, error: BaseException) -> None:
+        """No job will ever end: fail them all, and those to come."""
+        self._end = self._end or error
+        for number in list(self._jobs):
+            job = self._remove(number)
+            if job is not None:
+                job.record.fail_all(error)
+        self._wake_sleepers()
+
+    def _shut_down(self, error: BaseException, patience: float) -> None:
+        with self._lock:
+            self._break(error)
+        self._wake()
+        self._attendant.close()
+        # Whoever drives leaves now; it must not poll what is being closed.
+        is_driving = self._driving.acquire(timeout=1.0)
+        try:
+            with self._lock:
+                self.engine.close(patience)
+        finally:
+            if is_driving:
+                self._driving.release()
+
+    def _reset(self, error: BaseException) -> None:
+        """The books may be half written: close them, and open new ones."""
+        if self.is_ended:
+            return
+        broken = InternalError(f"work was interrupted in the middle of a step: {error!r}")
+        broken.__cause__ = error
+        for worker in list(self._scheduler.workers):
+            self.engine.kill_worker(worker)
+        for number in list(self._jobs):
+            job = self._remove(number)
+            if job is not None:
+                job.record.fail_all(broken)
+        self._scheduler = self._scheduler.succeed()
+        self._wake_sleepers()
+
+
+def _start_error(error: BaseException | None, message: str = "") -> WorkerStartError:
+    started = WorkerStartError(message or f"the initializer raised {error!r}")
+    started.__cause__ = error
+    return started
+
+
+def _lost_error(command: FailItem, job: Job) -> WorkerLostError:
+    lost: WorkerLost = command.lost  # type: ignore[assignment]
+    item = short_repr(job.items[command.index : command.index + 1][0])
+    doing = "it unpickled" if lost.index == LOADING else "it ran"
+    return WorkerLostError(
+        lost.pid, lost.exitcode, command.index, item, function_name(job.function.func), doing
+    )

@@ -1,0 +1,80 @@
+"""The contract of an engine.
+
+An engine starts and ends workers, sends them chunks, and gives back events. It
+decides nothing and keeps no job. The driver calls everything but `wait` and
+`wake` with its lock held.
+
+Guarantees an engine gives
+--------------------------
+- A chunk that was sent is answered by exactly one of `ChunkDone`,
+  `ChunkRefused`, or the `WorkerLost` of its worker.
+- `send_chunk` never blocks.
+- After `WorkerLost`, nothing more comes of that worker.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from motorpool.messages import Chunk, Event
+
+
+class Function(NamedTuple):
+    """A function that jobs call, as an engine prepared it."""
+
+    number: int
+    func: Callable[..., Any]
+    style: int
+    payload: bytes
+    roots: tuple[tuple[str, str], ...]
+    is_shared: bool  # one entry for all jobs; never forgotten
+
+
+class StartFailed(NamedTuple):
+    """A worker's initializer raised: no use in trying again."""
+
+    worker: int
+    error: BaseException
+
+
+class Engine(Protocol):
+    """Where workers live."""
+
+    workers: Sequence[Any]
+
+    def prepare(self, func: Callable[..., Any], style: int) -> Function:
+        """Return `func` ready to be sent; raises NotPicklableError if it cannot be."""
+
+    def start_worker(self) -> int:
+        """Start a worker and return its number; raises OSError if there can be none."""
+
+    def send_chunk(
+        self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
+    ) -> None:
+        """Send items to a worker; raises NotPicklableError if they cannot be."""
+
+    def forget(self, function: Function) -> None:
+        """Take note that no job will call `function` again."""
+
+    def stop_worker(self, worker: int) -> None:
+        """Tell a worker to leave when it has done what it was sent."""
+
+    def kill_worker(self, worker: int) -> None:
+        """End a worker now, whatever it does."""
+
+    def recall(self, worker: int) -> None:
+        """Ask a worker for what it has not begun; it may be in the midst of a task."""
+
+    def wait(self, timeout: float | None) -> list[Any]:
+        """Wait for signs of life, and return them for `collect`."""
+
+    def collect(self, signs: list[Any]) -> list[Event | StartFailed]:
+        """Return the events that the signs stand for."""
+
+    def wake(self) -> None:
+        """Make the `wait` of another thread return."""
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `wait` would return at once."""
+
+    def close(self, patience: float) -> None:
+        """End all workers: wait so many seconds for them to leave, then kill. Idempotent."""

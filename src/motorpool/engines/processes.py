@@ -1,0 +1,464 @@
+"""Workers as processes of this machine: the default engine and the reference.
+
+::
+
+    driver ──send_chunk──▶ pickle ──▶ FrameWriter ══ socket ══▶ worker/main.py
+       ▲                                                            │ run_chunk
+       └──collect── events ◀── unpickle ◀── FrameReader ◀═ socket ══╯
+                      ▲
+                      ╰── pidfd: the worker ended; page: what it was at
+
+Each worker has a channel, a page of shared memory and a pidfd of its own. The
+end of a worker is known by its pidfd, after its channel was read empty.
+"""
+
+import os
+import select
+import socket
+import time
+import weakref
+from collections.abc import Callable
+from multiprocessing import process
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from motorpool.definitions import Definitions, Known, inherited_by_fork
+from motorpool.engines import starting
+from motorpool.engines.base import Function, StartFailed
+from motorpool.errors import InternalError, NotPicklableError
+from motorpool.explain import not_picklable
+from motorpool.failures import load_results, rebuild
+from motorpool.messages import (
+    ANSWER,
+    DEFINE,
+    FORGET,
+    FUNCTION,
+    HANDED_BACK,
+    MIXED_RESULTS,
+    NEED,
+    NOT_LOADED,
+    READY,
+    RESULTS,
+    RUN,
+    SETUP,
+    START_FAILED,
+    STOP,
+    Chunk,
+    ChunkDone,
+    ChunkRefused,
+    Event,
+    ItemsHandedBack,
+    WorkerLost,
+    WorkerReady,
+)
+from motorpool.serialization import MAIN_MODULES, dumps, is_main_function, loads
+from motorpool.transport import Frame, FrameReader, FrameWriter, pack
+from motorpool.worker import page as pages
+from motorpool.worker.main import RECALL_SIGNAL, Setup
+
+# What a worker that was told to leave may take before SIGKILL.
+TERM_SECONDS = 0.5
+
+_ENGINES: "weakref.WeakSet[ProcessEngine]" = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for engine in list(_ENGINES):
+        engine.forget_in_child()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+class _Worker:
+    """The parent's side of one worker process."""
+
+    def __init__(
+        self, number: int, handle: process.BaseProcess, popen: starting.Popen, fd: int, page: int
+    ) -> None:
+        self.number = number
+        self.process = handle
+        self.popen = popen
+        self.fd = fd
+        self.page = pages.Page(page)
+        os.close(page)
+        self.reader = FrameReader(fd)
+        self.writer = FrameWriter(fd)
+        self.is_writing = False
+        self.functions: set[int] = set()
+        self.known = Known()
+
+
+class ProcessEngine:
+    """Worker processes of the given `multiprocessing` context."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        initializer: Callable[..., object] | None,
+        initargs: tuple[Any, ...],
+    ) -> None:
+        self._context = context
+        self._method = context.get_start_method()
+        self._initializer = (initializer, initargs) if initializer is not None else None
+        self._initializer_payload: bytes | None = None
+        self._initializer_roots: tuple[tuple[str, str], ...] = ()
+        self._definitions = Definitions()
+        self._workers: dict[int, _Worker] = {}
+        self._by_fd: dict[int, _Worker] = {}
+        self._by_sentinel: dict[int, _Worker] = {}
+        self._count = 0
+        self._functions = 0
+        self._named: dict[tuple[int, int], Function] = {}
+        self._epoll = select.epoll()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._is_closed = False
+        self._pid = os.getpid()
+        _ENGINES.add(self)
+
+    @property
+    def workers(self) -> list[process.BaseProcess]:
+        """The worker processes, as `multiprocessing.Process` objects."""
+        return [worker.process for worker in list(self._workers.values())]
+
+    # Functions.
+
+    def prepare(self, func: Callable[..., Any], style: int) -> Function:
+        """Return `func` ready to be sent; raises NotPicklableError if it cannot be."""
+        known = self._named.get((id(func), style))
+        if known is not None and known.func is func:
+            return known
+        payload, roots, by_name = self._pickle_function(func, "the function")
+        self._functions += 1
+        function = Function(self._functions, func, style, payload, roots, by_name)
+        if self._method != "fork" and roots:
+            self._check_definitions(function)
+        if by_name:
+            self._named[id(func), style] = function
+        return function
+
+    def _pickle_function(
+        self, func: Any, what: str
+    ) -> tuple[bytes, tuple[tuple[str, str], ...], bool]:
+        if is_main_function(func):
+            return dumps(func), ((func.__module__, func.__qualname__),), True
+        try:
+            payload = dumps(func)
+        except Exception as error:
+            raise not_picklable(what, func, error) from error
+        if not any(name.encode() in payload for name in MAIN_MODULES):
+            return payload, (), type(func) in _NAMED_KINDS and len(payload) < 1000  # noqa: PLR2004
+        from motorpool.cloud import dump_and_collect  # noqa: PLC0415 - slow to import
+
+        payload, roots = dump_and_collect(func)
+        return payload, tuple(roots), False
+
+    def _check_definitions(self, function: Function) -> None:
+        """Refuse at the call what a new worker could not be told."""
+        try:
+            self._definitions.pack_for(Known(), function.roots)
+        except Exception as error:
+            raise not_picklable("the function", function.func, error) from error
+
+    def forget(self, function: Function) -> None:
+        """Take note that no job will call `function` again."""
+        if function.is_shared:
+            return
+        for worker in self._workers.values():
+            if function.number in worker.functions:
+                worker.functions.discard(function.number)
+                self._send(worker, FORGET, function.number)
+
+    # Starting.
+
+    def start_worker(self) -> int:
+        """Start a worker and return its number; raises OSError if there can be none."""
+        handle = self._context.Process(group=None)  # type: ignore[attr-defined]
+        handle.name = handle.name.replace("Process", "PoolWorker")
+        handle.daemon = True
+        ours, theirs = socket.socketpair()
+        page = os.memfd_create("motorpool-page")
+        try:
+            os.ftruncate(page, pages.SIZE)
+            ours.setblocking(False)  # noqa: FBT003
+            payload = self._launch(handle, theirs.fileno(), page)
+        except BaseException:
+            ours.close()
+            os.close(page)
+            raise
+        finally:
+            theirs.close()
+        return self._admit(handle, ours.detach(), page, payload)
+
+    def _launch(self, handle: Any, fd: int, page: int) -> bytes:
+        """Start the process; return its set-up."""
+        known = Known(inherited_by_fork()) if self._method == "fork" else Known()
+        made: list[Any] = []
+
+        def set_up() -> bytes:
+            return self._set_up(handle, known)
+
+        def make(_handle: object) -> starting.Popen:
+            if self._method == "fork":
+                made.append(starting.start_by_fork(handle, fd, page))
+                made.append(set_up())
+            elif self._method == "spawn":
+                made.extend(starting.start_by_spawn(handle, fd, page, set_up))
+            else:
+                made.extend(starting.start_by_server(handle, fd, page, set_up))
+            popen: starting.Popen = made[0]
+            return popen
+
+        handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
+        try:
+            handle.start()
+        except TypeError as error:
+            if made:
+                raise
+            msg = f"the initializer's arguments cannot be sent: {error}"
+            raise TypeError(msg) from error
+        self._new_known = known
+        payload: bytes = made[1]
+        return payload
+
+    def _set_up(self, handle: process.BaseProcess, known: Known) -> bytes:
+        if self._method == "fork":
+            identity = None
+        else:
+            identity = starting.identity_of(handle, self._method)
+        definitions = initializer = None
+        if self._initializer is not None:
+            initializer, definitions = self._pickle_initializer(known)
+        return dumps(Setup(identity, definitions, initializer))
+
+    def _pickle_initializer(self, known: Known) -> tuple[bytes | None, bytes | None]:
+        assert self._initializer is not None  # noqa: S101 - for the type checker
+        payload, roots, _ = self._pickle_function(self._initializer, "the initializer")
+        return payload, self._definitions.pack_for(known, roots)
+
+    def _admit(self, handle: process.BaseProcess, fd: int, page: int, payload: bytes) -> int:
+        self._count = number = self._count + 1
+        worker = _Worker(number, handle, handle._popen, fd, page)  # type: ignore[attr-defined] # noqa: SLF001
+        worker.known = self._new_known
+        self._workers[number] = worker
+        self._by_fd[fd] = worker
+        self._by_sentinel[worker.popen.sentinel] = worker
+        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(worker.popen.sentinel, select.EPOLLIN)
+        self._send(worker, SETUP, payload=payload)
+        return number
+
+    # Sending.
+
+    def send_chunk(
+        self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
+    ) -> None:
+        """Send items to a worker; raises NotPicklableError if they cannot be."""
+        target = self._workers[worker]
+        try:
+            payload = dumps(items)
+        except Exception as error:
+            if len(items) == 1:
+                raise not_picklable(f"item {chunk.start}", items[0], error) from error
+            raise NotPicklableError("a chunk", "", "", str(error)) from error
+        if function.number not in target.functions:
+            self._introduce(target, function)
+        pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
+        self._write(target, pieces)
+
+    def _introduce(self, worker: _Worker, function: Function) -> None:
+        """Tell a worker of a function, and of the names that it needs."""
+        self.update(worker, function)
+        worker.functions.add(function.number)
+        self._send(worker, FUNCTION, function.number, function.style, payload=function.payload)
+
+    def update(self, worker: _Worker, function: Function) -> None:
+        """Define what was bound anew since the worker learned it."""
+        try:
+            definitions = self._definitions.pack_for(worker.known, function.roots)
+        except Exception as error:
+            raise not_picklable("the function", function.func, error) from error
+        if definitions is not None:
+            # The names of older functions lead to new ones now.
+            self._send(worker, DEFINE, payload=definitions)
+
+    def _send(  # noqa: PLR0913, PLR0917 - the fields of a frame
+        self, worker: _Worker, kind: int, number: int = 0, start: int = 0, payload: bytes = b""
+    ) -> None:
+        self._write(worker, pack(kind, number, start, 0, 0, 0.0, payload))
+
+    def _write(self, worker: _Worker, pieces: list[bytes]) -> None:
+        try:
+            is_out = worker.writer.send(pieces)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # Its pidfd tells.
+        if not is_out and not worker.is_writing:
+            worker.is_writing = True
+            self._epoll.modify(worker.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def stop_worker(self, worker: int) -> None:
+        """Tell a worker to leave when it has done what it was sent."""
+        self._send(self._workers[worker], STOP)
+
+    def kill_worker(self, worker: int) -> None:
+        """End a worker now, whatever it does."""
+        if worker in self._workers:
+            self._workers[worker].popen.kill()
+
+    def recall(self, worker: int) -> None:
+        """Ask a worker for what it has not begun; it may be in the midst of a task."""
+        self._workers[worker].popen.recall(RECALL_SIGNAL)
+
+    # Receiving.
+
+    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Wait for signs of life, and return them for `collect`."""
+        return self._epoll.poll(timeout)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `wait` would return at once."""
+        return self._epoll.fileno()
+
+    def wake(self) -> None:
+        """Make the `wait` of another thread return."""
+        if not self._is_closed:
+            os.eventfd_write(self._bell, 1)
+
+    def collect(self, signs: list[tuple[int, int]]) -> list[Event | StartFailed]:
+        """Return the events that the signs stand for."""
+        events: list[Event | StartFailed] = []
+        ended: list[_Worker] = []
+        for fd, mask in signs:
+            worker = self._by_fd.get(fd)
+            if worker is not None:
+                if mask & select.EPOLLOUT:
+                    self._flush(worker)
+                if mask & ~select.EPOLLOUT:
+                    self._read(worker, events)
+            elif fd == self._bell:
+                self._silence_bell()
+            elif (worker := self._by_sentinel.get(fd)) is not None:
+                ended.append(worker)
+        for worker in ended:
+            self._bury(worker, events)
+        return events
+
+    def _silence_bell(self) -> None:
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            return
+
+    def _flush(self, worker: _Worker) -> None:
+        try:
+            is_out = worker.writer.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            is_out = True
+        if is_out:
+            worker.is_writing = False
+            self._epoll.modify(worker.fd, select.EPOLLIN)
+
+    def _read(self, worker: _Worker, events: list[Event | StartFailed]) -> bool:
+        """Read once; return whether there may be more."""
+        try:
+            frames = worker.reader.read()
+        except BlockingIOError:
+            return False
+        for frame in frames:
+            event = self._event(worker, frame)
+            if event is not None:
+                events.append(event)
+        if worker.reader.closed:
+            # Nothing more to read; the pidfd will tell of the end.
+            self._epoll.unregister(worker.fd)
+            del self._by_fd[worker.fd]
+            return False
+        return True
+
+    def _event(self, worker: _Worker, frame: Frame) -> Event | StartFailed | None:
+        kind, number, start, stop, extra, seconds, payload = frame
+        if kind in (RESULTS, MIXED_RESULTS):
+            values, errors = load_results(payload, start, mixed=kind == MIXED_RESULTS)
+            return ChunkDone(
+                worker.number, number, start, stop, extra, seconds, values, errors
+            )
+        if kind == HANDED_BACK:
+            return ItemsHandedBack(worker.number, number, start, stop)
+        if kind == NOT_LOADED:
+            return ChunkRefused(worker.number, number, rebuild(loads(payload)))
+        if kind == NEED:
+            self._answer(worker, *loads(payload))
+            return None
+        if kind == READY:
+            return WorkerReady(worker.number)
+        if kind == START_FAILED:
+            return StartFailed(worker.number, rebuild(loads(payload)))
+        msg = f"a worker sent a frame of kind {kind}"
+        raise InternalError(msg)
+
+    def _answer(self, worker: _Worker, module: str, name: str | None) -> None:
+        from motorpool import wanted  # noqa: PLC0415 - rarely needed
+
+        found, path, definitions = wanted.answer(
+            self._definitions, worker.known, module, name
+        )
+        self._send(worker, ANSWER, payload=dumps((found, path, definitions)))
+
+    # The end of a worker.
+
+    def _bury(self, worker: _Worker, events: list[Event | StartFailed]) -> None:
+        while worker.fd in self._by_fd and self._read(worker, events):
+            pass
+        exitcode = worker.popen.poll()
+        number, index, upto, finished = worker.page.read(loads)
+        events.append(
+            WorkerLost(worker.number, worker.popen.pid, exitcode, number, index, upto, finished)
+        )
+        self._drop(worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        del self._workers[worker.number]
+        if self._by_fd.pop(worker.fd, None) is not None:
+            self._epoll.unregister(worker.fd)
+        os.close(worker.fd)
+        if self._by_sentinel.pop(worker.popen.sentinel, None) is not None:
+            self._epoll.unregister(worker.popen.sentinel)
+        worker.process.join()
+        worker.popen.close()
+        worker.page.close()
+
+    def close(self, patience: float) -> None:
+        """End all workers: wait so many seconds for them to leave, then kill. Idempotent."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._pid == os.getpid():
+            workers = list(self._workers.values())
+            if not patience:
+                for worker in workers:
+                    worker.popen.terminate()
+            deadline = time.monotonic() + max(patience, TERM_SECONDS)
+            for worker in workers:
+                if worker.popen.wait(max(deadline - time.monotonic(), 0.0)) is None:
+                    worker.popen.kill()
+            for worker in workers:
+                worker.popen.wait()
+                self._drop(worker)
+        self._epoll.close()
+        os.close(self._bell)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: close what is the parent's, and touch nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        for worker in self._workers.values():
+            os.close(worker.fd)
+            worker.popen.close()
+        self._workers.clear()
+        self._epoll.close()
+        os.close(self._bell)
+
+
+_NAMED_KINDS = (type(len), type(_forget_all), type)

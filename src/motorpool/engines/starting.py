@@ -1,0 +1,255 @@
+"""Start a worker process by fork, spawn or forkserver.
+
+Each way gives a `Popen` for `multiprocessing.Process`, so that a worker is a
+process like any other to `active_children()` and to those who read
+`pool._pool`. A spawned worker starts from a bare interpreter and imports the
+child half only; never the script.
+"""
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from multiprocessing import process, spawn, util
+from multiprocessing.connection import wait as wait_for
+from multiprocessing.context import set_spawning_popen
+from typing import Any
+
+from motorpool.engines.server import ForkServer
+from motorpool.worker.identity import Identity, InheritedFd
+from motorpool.worker.main import work
+
+START_METHODS = ("fork", "spawn", "forkserver")
+
+# Given a writer of the set-up, which may collect descriptors to inherit.
+SetUp = Callable[[], bytes]
+
+
+class Lifeline:
+    """A pipe of which this process alone holds the writing end; workers die when it closes."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._ends = (-1, -1)
+
+    def reading_end(self) -> int:
+        """Return the end to give to workers."""
+        if self._pid != os.getpid():
+            self._ends = os.pipe()
+            self._pid = os.getpid()
+        return self._ends[0]
+
+    def forget(self) -> None:
+        """In a forked child: the writing end is the parent's."""
+        if self._pid:
+            os.close(self._ends[1])
+            self._pid = 0
+
+
+LIFELINE = Lifeline()
+os.register_at_fork(after_in_child=LIFELINE.forget)
+_SERVER = ForkServer()
+os.register_at_fork(after_in_child=_SERVER.forget)
+
+
+class Popen:
+    """A worker process as `multiprocessing.Process` wants to see it."""
+
+    DupFd = InheritedFd
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.sentinel = -1
+        self.returncode: int | None = None
+        self.inherited: list[int] = []
+        self._lock = threading.Lock()
+
+    def duplicate_for_child(self, fd: int) -> int:
+        """Have the child inherit `fd`; called while objects are pickled for it."""
+        self.inherited.append(fd)
+        return len(self.inherited) - 1
+
+    def begun(self, pid: int) -> None:
+        """Take note of the process's number, and watch it."""
+        self.pid = pid
+        self.sentinel = os.pidfd_open(pid)
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """Return the exit code, None while it runs."""
+        with self._lock:
+            if self.returncode is None and self.sentinel >= 0:
+                self.returncode = self.reap(flag)
+            return self.returncode
+
+    def reap(self, flag: int) -> int | None:
+        """Collect the exit code from the system."""
+        try:
+            pid, status = os.waitpid(self.pid, flag)
+        except ChildProcessError:
+            return 255 if self._is_gone() else None
+        return os.waitstatus_to_exitcode(status) if pid else None
+
+    def _is_gone(self) -> bool:
+        return bool(wait_for([self.sentinel], 0))
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for the end of the process, and return the exit code."""
+        if self.returncode is None and self.sentinel >= 0:
+            wait_for([self.sentinel], timeout)
+        return self.poll()
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        if self.returncode is None and self.sentinel >= 0:
+            try:
+                signal.pidfd_send_signal(self.sentinel, number)
+            except ProcessLookupError:
+                return
+
+    def recall(self, number: int) -> None:
+        """Send any signal."""
+        self._signal(number)
+
+    def close(self) -> None:
+        """Stop watching the process."""
+        fd, self.sentinel = self.sentinel, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class ServedPopen(Popen):
+    """A worker that the fork server started, and has to reap."""
+
+    def reap(self, flag: int) -> int | None:
+        """Ask the server for the exit code."""
+        if flag == os.WNOHANG and not self._is_gone():
+            return None
+        wait_for([self.sentinel])
+        return _SERVER.reap(self.pid)
+
+
+def start_by_fork(
+    worker: process.BaseProcess, fd: int, page: int, _set_up: SetUp | None = None
+) -> Popen:
+    """Fork a worker that runs `work`; it has all that this process has."""
+    popen = Popen()
+    lifeline = LIFELINE.reading_end()
+    util._flush_std_streams()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing's Popen
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        with warnings.catch_warnings():
+            # 3.12 warns if there are threads. A worker runs none of their code,
+            # and the locks they may hold are the program's, as with any fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                worker._target = lambda: work(fd, page, lifeline)  # type: ignore[attr-defined] # noqa: SLF001
+                worker._config["daemon"] = False  # type: ignore[attr-defined] # noqa: SLF001 - it may have children
+                code = worker._bootstrap(parent_sentinel=lifeline)  # type: ignore[attr-defined] # noqa: SLF001
+            finally:
+                os._exit(code)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    popen.begun(pid)
+    return popen
+
+
+def start_by_spawn(
+    worker: process.BaseProcess, fd: int, page: int, set_up: SetUp
+) -> tuple[Popen, bytes]:
+    """Start a bare interpreter that runs `work`; return it and its set-up."""
+    del worker
+    popen = Popen()
+    payload = _with_spawning(popen, set_up)
+    lifeline = LIFELINE.reading_end()
+    tracker = tracker_fd()
+    numbers = (fd, page, lifeline, tracker, popen.inherited)
+    code = child_program(f"from motorpool.worker.spawned import main; main{numbers!r}")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        passed = sorted({fd, page, lifeline, *popen.inherited, *([tracker] if tracker >= 0 else [])})
+        popen.begun(util.spawnv_passfds(spawn.get_executable(), command_line(code), passed))  # type: ignore[attr-defined]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return popen, payload
+
+
+def start_by_server(
+    worker: process.BaseProcess, fd: int, page: int, set_up: SetUp
+) -> tuple[Popen, bytes]:
+    """Have the fork server fork a worker; return it and its set-up."""
+    del worker
+    popen = ServedPopen()
+    payload = _with_spawning(popen, set_up)
+    fds = [fd, page, LIFELINE.reading_end(), *popen.inherited]
+    popen.begun(_SERVER.start(fds, _launch_server))
+    return popen, payload
+
+
+def _with_spawning(popen: Popen, set_up: SetUp) -> bytes:
+    # Locks and connections may be pickled only while a process is being started.
+    set_spawning_popen(popen)
+    try:
+        return set_up()
+    finally:
+        set_spawning_popen(None)
+
+
+def _launch_server(control: int) -> int:
+    code = child_program(f"from motorpool.worker.forkserver import main; main({control})")
+    tracker = tracker_fd()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        passed = sorted({control, *([tracker] if tracker >= 0 else [])})
+        pid: int = util.spawnv_passfds(spawn.get_executable(), command_line(code), passed)  # type: ignore[attr-defined]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
+
+
+def tracker_fd() -> int:
+    """Return the descriptor of a resource tracker that runs already, else -1."""
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    fd = getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)
+    return -1 if fd is None else int(fd)
+
+
+def child_program(last: str) -> str:
+    """Return a program that sees the parent's `sys.path` before it imports anything."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    if here not in path:
+        path.append(here)
+    return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {sys.argv!r}; {last}"
+
+
+def command_line(code: str) -> list[bytes]:
+    """Return the command that runs `code` in an interpreter with this one's options."""
+    executable = spawn.get_executable()
+    options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001 - stdlib's own way
+    return [os.fsencode(part) for part in (executable, *options, "-c", code)]
+
+
+def identity_of(worker: process.BaseProcess, method: str) -> Identity:
+    """Return what a worker that was not forked from here must know of itself."""
+    parent = process.current_process()
+    return Identity(
+        name=worker.name,
+        numbers=tuple(worker._identity),  # type: ignore[attr-defined] # noqa: SLF001
+        authkey=bytes(parent.authkey),
+        parent_name=parent.name,
+        parent_pid=os.getpid(),
+        method=method,
+        directory=os.getcwd(),
+    )

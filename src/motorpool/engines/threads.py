@@ -1,0 +1,201 @@
+"""Workers as threads of this process: the same scheduler and chunks, nothing pickled.
+
+A thread cannot be killed, so a task that never ends keeps its thread until the
+program ends, and there is no `WorkerLost`.
+"""
+
+import os
+import select
+import threading
+from collections.abc import Callable
+from itertools import count
+from queue import SimpleQueue
+from time import perf_counter
+from typing import Any
+
+from motorpool.engines.base import Function, StartFailed
+from motorpool.messages import (
+    Chunk,
+    ChunkDone,
+    Event,
+    ItemsHandedBack,
+    WorkerReady,
+)
+from motorpool.worker.run import NoJournal, Pace, SharedRunning, caller, run_chunk
+
+_NAMES = count(1)
+
+
+class _Worker:
+    """One thread, and its box of chunks."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.inbox: SimpleQueue[tuple[Chunk, Function, Any, float] | None] = SimpleQueue()
+        self.running: SharedRunning | None = None
+        self.lock = threading.Lock()
+        self.paces: dict[int, Pace] = {}
+        self.thread: threading.Thread
+
+
+class ThreadEngine:
+    """Worker threads."""
+
+    def __init__(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> None:
+        self._initializer = initializer
+        self._initargs = initargs
+        self._workers: dict[int, _Worker] = {}
+        self._count = 0
+        self._functions = 0
+        self._outbox: SimpleQueue[Event | StartFailed] = SimpleQueue()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._close_lock = threading.Lock()
+        self._is_closed = False
+
+    @property
+    def workers(self) -> list[threading.Thread]:
+        """The worker threads."""
+        return [worker.thread for worker in list(self._workers.values())]
+
+    def prepare(self, func: Callable[..., Any], style: int) -> Function:
+        """Return `func` ready to be called."""
+        self._functions += 1
+        return Function(self._functions, func, style, b"", (), is_shared=False)
+
+    def forget(self, function: Function) -> None:
+        """Take note that no job will call `function` again."""
+        for worker in self._workers.values():
+            worker.paces.pop(function.number, None)
+
+    def start_worker(self) -> int:
+        """Start a thread and return its number."""
+        self._count = number = self._count + 1
+        worker = _Worker(number)
+        worker.thread = threading.Thread(
+            target=self._work, args=(worker,), name=f"ThreadPoolWorker-{next(_NAMES)}", daemon=True
+        )
+        worker.thread.start()
+        self._workers[number] = worker
+        return number
+
+    def send_chunk(
+        self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
+    ) -> None:
+        """Hand items to a worker."""
+        self._workers[worker].inbox.put((chunk, function, items, budget))
+
+    def stop_worker(self, worker: int) -> None:
+        """Tell a worker to leave when it has done what it was sent."""
+        self._workers.pop(worker).inbox.put(None)
+
+    def kill_worker(self, worker: int) -> None:
+        """Do nothing: a thread cannot be killed. What it still returns is dropped."""
+
+    def recall(self, worker: int) -> None:
+        """Take back what a worker has not begun."""
+        target = self._workers[worker]
+        kept = []
+        while not target.inbox.empty():
+            entry = target.inbox.get()
+            if entry is None:
+                kept.append(entry)
+                continue
+            chunk = entry[0]
+            self._post(
+                ChunkDone(worker, chunk.number, chunk.start, chunk.start, chunk.stop, 0.0, [], None)
+            )
+        for entry in kept:
+            target.inbox.put(entry)
+        with target.lock:
+            running = target.running
+            if running is not None:
+                number, (begin, end) = running.number, running.recall()
+                if begin < end:
+                    self._post(ItemsHandedBack(worker, number, begin, end))
+
+    def wait(self, timeout: float | None) -> list[Any]:
+        """Wait for signs of life, and return them for `collect`."""
+        return self._epoll.poll(timeout)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when `wait` would return at once."""
+        return self._epoll.fileno()
+
+    def wake(self) -> None:
+        """Make the `wait` of another thread return."""
+        with self._close_lock:
+            if not self._is_closed:
+                os.eventfd_write(self._bell, 1)
+
+    def collect(self, signs: list[Any]) -> list[Event | StartFailed]:
+        """Return what the workers have posted."""
+        del signs
+        try:
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
+        events = []
+        while not self._outbox.empty():
+            events.append(self._outbox.get())
+        return events
+
+    def close(self, patience: float) -> None:
+        """Tell all threads to leave, and wait so many seconds for them."""
+        for worker in self._workers.values():
+            worker.inbox.put(None)
+        if patience:
+            for worker in self._workers.values():
+                worker.thread.join(patience)
+        self._workers.clear()
+        with self._close_lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._epoll.close()
+                os.close(self._bell)
+
+    def _post(self, event: Event | StartFailed) -> None:
+        self._outbox.put(event)
+        self.wake()
+
+    # The worker's side.
+
+    def _work(self, worker: _Worker) -> None:
+        try:
+            if self._initializer is not None:
+                self._initializer(*self._initargs)
+        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a result
+            self._post(StartFailed(worker.number, error))
+            return
+        self._post(WorkerReady(worker.number))
+        while (entry := worker.inbox.get()) is not None:
+            self._run(worker, *entry)
+            del entry
+
+    def _run(
+        self, worker: _Worker, chunk: Chunk, function: Function, items: Any, budget: float
+    ) -> None:
+        began = perf_counter()
+        pace = worker.paces.setdefault(function.number, Pace())
+        running = SharedRunning(chunk.start, chunk.stop, chunk.number)
+        with worker.lock:
+            worker.running = running
+        call = caller(function.func, function.style)
+        values, errors = run_chunk(call, iter(items), running, budget, pace, NoJournal())
+        with worker.lock:
+            worker.running = None
+        self._post(
+            ChunkDone(
+                worker.number,
+                chunk.number,
+                chunk.start,
+                chunk.start + len(values),
+                running.end,
+                perf_counter() - began,
+                values,
+                errors or None,
+            )
+        )

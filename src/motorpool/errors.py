@@ -1,0 +1,178 @@
+"""Every exception of motorpool.
+
+::
+
+    MotorpoolError
+    ├── PoolClosedError          (ValueError)       the pool takes no more work
+    │   └── PoolTerminatedError  (CancelledError)   the work was thrown away by terminate
+    ├── TimeoutError             (multiprocessing.TimeoutError, TimeoutError)
+    ├── NotPicklableError        (PicklingError)    a function or item cannot be sent
+    ├── ResultNotPicklableError  (MaybeEncodingError)  a result cannot be sent back
+    ├── ResultNotLoadedError     (UnpicklingError)  a result or item arrived and cannot be rebuilt
+    ├── WorkerLostError          (BrokenProcessPool)  the worker died at this item
+    ├── WorkerStartError         (BrokenProcessPool)  workers cannot start, or the initializer failed
+    ├── ForkedPoolError          (RuntimeError)     the pool belongs to the parent process
+    ├── RemoteTraceback                             the worker's traceback, as a cause
+    └── InternalError                               our bug
+"""
+
+import builtins
+import pickle
+import signal
+from concurrent.futures import CancelledError
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import TimeoutError as _MultiprocessingTimeoutError
+from multiprocessing.pool import MaybeEncodingError
+from typing import Any
+
+
+class MotorpoolError(Exception):
+    """The root of all errors that motorpool raises itself."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by state: `__init__` is not called again."""
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(kind: type[MotorpoolError], args: tuple[Any, ...], state: dict[str, Any]) -> object:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class PoolClosedError(MotorpoolError, ValueError):
+    """The pool takes no more work: it was closed or terminated."""
+
+
+class PoolTerminatedError(PoolClosedError, CancelledError):
+    """The result will never come: the pool was terminated while it was outstanding."""
+
+
+class TimeoutError(MotorpoolError, _MultiprocessingTimeoutError, builtins.TimeoutError):  # noqa: A001
+    """No result within the time given to `get` or `next`; the task goes on."""
+
+
+class NotPicklableError(MotorpoolError, pickle.PicklingError):
+    """A function, an argument or an item cannot be sent to a worker.
+
+    Attributes
+    ----------
+    path
+        The way from the object to the part that fails, such as ``.conn.sock``.
+    """
+
+    def __init__(self, what: str, path: str, part: str, reason: str) -> None:
+        self.path = path
+        at = f" because of {path} ({part})" if path else ""
+        super().__init__(
+            f"{what} cannot be sent to a worker{at}: {reason}. Leave that part out "
+            f"(`__getstate__`), or make it in the worker, for instance in an initializer."
+        )
+
+
+class ResultNotPicklableError(MotorpoolError, MaybeEncodingError):
+    """A task finished, but its result cannot be sent back.
+
+    Attributes
+    ----------
+    exc, value
+        The pickler's error and the result, as text, as in
+        `multiprocessing.pool.MaybeEncodingError`.
+    """
+
+    def __init__(self, exc: str, value: str, function: str, pid: int) -> None:
+        MaybeEncodingError.__init__(self, exc, value)
+        self.exc = exc
+        self.value = value
+        self.args = (exc, value, function, pid)
+
+    def __str__(self) -> str:
+        """Say what cannot be sent, and what to do."""
+        exc, value, function, pid = self.args
+        return (
+            f"The result of {function}, {value}, cannot be sent back from worker {pid}: {exc}. "
+            f"Return plain data, or give its class a `__getstate__`."
+        )
+
+    def __repr__(self) -> str:
+        """Name the class and what happened."""
+        return f"{type(self).__name__}({str(self)!r})"
+
+
+class ResultNotLoadedError(MotorpoolError, pickle.UnpicklingError):
+    """An item or a result arrived, but its unpickling raised; the cause says what."""
+
+
+class WorkerLostError(MotorpoolError, BrokenProcessPool):
+    """A worker process ended while it ran an item; only that item is lost.
+
+    Attributes
+    ----------
+    pid, exitcode
+        Of the worker; the exit code as in `multiprocessing.Process.exitcode`,
+        negative for a signal.
+    index
+        The item's position in the submitted iterable.
+    item, function
+        The item's short repr, and the function's name.
+    """
+
+    def __init__(  # noqa: PLR0913 - the facts of one death
+        self, pid: int, exitcode: int | None, index: int, item: str, function: str, doing: str
+    ) -> None:
+        self.pid = pid
+        self.exitcode = exitcode
+        self.index = index
+        self.item = item
+        self.function = function
+        self.doing = doing
+        super().__init__(pid, exitcode, index, item, function, doing)
+
+    @property
+    def signal_name(self) -> str | None:
+        """The signal that killed the worker, such as ``SIGKILL``; None if it exited."""
+        if self.exitcode is None or self.exitcode >= 0:
+            return None
+        try:
+            return signal.Signals(-self.exitcode).name
+        except ValueError:
+            return f"signal {-self.exitcode}"
+
+    def __str__(self) -> str:
+        """Say who died of what, at which item, and what to do."""
+        if self.signal_name is not None:
+            ended = f"was killed by {self.signal_name}"
+        elif self.exitcode is None:
+            ended = "ended"
+        else:
+            ended = f"exited with code {self.exitcode}"
+        hint = (
+            " If nobody sent that signal, look for the kernel's out-of-memory killer (dmesg)."
+            if self.signal_name == "SIGKILL"
+            else ""
+        )
+        return (
+            f"Worker {self.pid} {ended} while {self.doing} item {self.index}, {self.item}, "
+            f"for {self.function}.{hint} The pool goes on with a new worker."
+        )
+
+
+class WorkerStartError(MotorpoolError, BrokenProcessPool):
+    """Workers cannot be started, or the initializer raised; its error is the cause."""
+
+
+class ForkedPoolError(MotorpoolError, RuntimeError):
+    """The pool was made by the parent of this forked process; make one here."""
+
+
+class InternalError(MotorpoolError, RuntimeError):
+    """A mistake of motorpool's own; please report it with this text."""
+
+
+class RemoteTraceback(MotorpoolError):
+    """The worker's traceback as text; the cause of an exception that came from a worker."""
+
+    def __str__(self) -> str:
+        """Show the traceback."""
+        return f'\n"""\n{self.args[0]}"""'

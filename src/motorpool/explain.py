@@ -1,0 +1,90 @@
+"""Find the part of an object that cannot be pickled, for the error that names it."""
+
+import functools
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from motorpool.errors import NotPicklableError
+from motorpool.serialization import dumps
+from motorpool.worker.run import function_name, short_repr
+
+_DEPTH = 12
+_WIDTH = 1000
+
+
+def not_picklable(what: str, obj: object, error: BaseException) -> NotPicklableError:
+    """Return the error for `obj`, with the path to the part that fails."""
+    path, part = find_unpicklable(obj)
+    refused = NotPicklableError(
+        f"{what} {_name(obj)}", path, short_repr(part), f"{type(error).__name__}: {error}"
+    )
+    refused.__cause__ = error
+    return refused
+
+
+def _name(obj: object) -> str:
+    return function_name(obj) if callable(obj) else short_repr(obj)
+
+
+def find_unpicklable(obj: object) -> tuple[str, object]:
+    """Return the path to the innermost part that fails, and that part."""
+    path = ""
+    seen = {id(obj)}
+    for _ in range(_DEPTH):
+        for step, part in _parts(obj):
+            if id(part) not in seen and not _can_be_sent(part):
+                seen.add(id(part))
+                path, obj = path + step, part
+                break
+        else:
+            break
+    return path, obj
+
+
+def _can_be_sent(part: object) -> bool:
+    try:
+        dumps(part)
+    except Exception:  # noqa: BLE001 - a __reduce__ may raise anything
+        return False
+    return True
+
+
+def _parts(obj: Any) -> Iterator[tuple[str, object]]:
+    if isinstance(obj, functools.partial):
+        yield ".func", obj.func
+        yield from ((f".args[{i}]", part) for i, part in enumerate(obj.args))
+        yield from ((f".keywords[{key!r}]", part) for key, part in obj.keywords.items())
+    elif isinstance(obj, types.MethodType):
+        yield ".__self__", obj.__self__
+    elif isinstance(obj, types.FunctionType):
+        yield from _parts_of_function(obj)
+    elif isinstance(obj, dict):
+        yield from ((f"[{key!r}]", part) for key, part in list(obj.items())[:_WIDTH])
+    elif isinstance(obj, (list, tuple)):
+        yield from ((f"[{i}]", part) for i, part in enumerate(obj[:_WIDTH]))
+    elif isinstance(obj, (set, frozenset)):
+        yield from (("{...}", part) for part in obj)
+    try:
+        state = dict(vars(obj)) if not isinstance(obj, (type, types.FunctionType)) else {}
+    except TypeError:
+        state = {}
+    for slot in getattr(type(obj), "__slots__", ()) or ():
+        if isinstance(slot, str) and hasattr(obj, slot):
+            state[slot] = getattr(obj, slot)
+    yield from ((f".{name}", part) for name, part in state.items())
+
+
+def _parts_of_function(func: types.FunctionType) -> Iterator[tuple[str, object]]:
+    for name, cell in zip(func.__code__.co_freevars, func.__closure__ or (), strict=False):
+        try:
+            yield f" its closure variable {name!r}", cell.cell_contents
+        except ValueError:
+            continue
+    yield from ((f" its default {part!r}", part) for part in func.__defaults__ or ())
+    names = func.__code__.co_names
+    yield from (
+        (f" the global {name!r}", func.__globals__[name])
+        for name in names
+        if name in func.__globals__
+    )

@@ -1,0 +1,93 @@
+"""Turn what a worker sent of a failure into the exception that the caller sees."""
+
+from typing import Any
+
+from motorpool.errors import (
+    MotorpoolError,
+    RemoteTraceback,
+    ResultNotLoadedError,
+    ResultNotPicklableError,
+)
+from motorpool.messages import Failure
+from motorpool.serialization import load_tolerantly, loads, unpack_error
+
+
+def rebuild(failure: Failure, index: int | None = None) -> BaseException:
+    """Return the task's own exception, with the worker's traceback as its cause and a note."""
+    if failure.kind == "result":
+        return ResultNotPicklableError(failure.text, failure.item, failure.function, failure.pid)
+    error = _unpack(failure)
+    if failure.kind == "load":
+        refused = ResultNotLoadedError(
+            f"an item arrived at worker {failure.pid} and could not be rebuilt there: "
+            f"{failure.text}. Its class, or a module it needs, differs or is missing there."
+        )
+        refused.__cause__ = error
+        return refused
+    _hang_traceback(error, failure.traceback)
+    if index is not None:
+        _note(error, f"item {index}, {failure.item}, of {failure.function} in worker {failure.pid}")
+    return error
+
+
+def _unpack(failure: Failure) -> BaseException:
+    if failure.pickled is not None:
+        try:
+            return unpack_error(failure.pickled)
+        except BaseException:  # noqa: BLE001, S110 - a stand-in then
+            pass
+    return _stand_in(failure)
+
+
+def _stand_in(failure: Failure) -> BaseException:
+    """Return an exception of the same name and text, for one that cannot travel."""
+    kind = type(failure.type_name, (MotorpoolError,), {"__module__": "motorpool.errors"})
+    error: BaseException = kind(failure.text)
+    return error
+
+
+def _hang_traceback(error: BaseException, text: str) -> None:
+    """Put the worker's traceback at the end of the chain of causes, before any of the task's own."""
+    remote = RemoteTraceback(text)
+    if error.__cause__ is not None:
+        remote.__cause__ = error.__cause__
+    error.__cause__ = remote
+
+
+def _note(error: BaseException, text: str) -> None:
+    add_note = getattr(error, "add_note", None)  # Python 3.11
+    if add_note is not None:
+        add_note(text)
+    else:
+        error.__notes__ = [*getattr(error, "__notes__", []), text]  # type: ignore[attr-defined]
+
+
+def load_results(
+    payload: bytes, start: int, *, mixed: bool
+) -> tuple[list[Any], dict[int, BaseException] | None]:
+    """Return the values of a results frame, and exceptions by offset."""
+    try:
+        values = loads(payload)
+    except Exception:  # noqa: BLE001 - whatever a result's unpickling raises
+        values, broken = load_tolerantly(payload)
+        errors = {
+            offset: _not_loaded(error, start + offset)
+            for offset, error in enumerate(broken)
+            if error is not None
+        }
+        return values, errors
+    if not mixed:
+        return values, None
+    values, failures = values
+    return values, {
+        offset: rebuild(failure, start + offset) for offset, failure in failures.items()
+    }
+
+
+def _not_loaded(error: BaseException, index: int) -> ResultNotLoadedError:
+    refused = ResultNotLoadedError(
+        f"the result of item {index} arrived and could not be rebuilt here: "
+        f"{type(error).__name__}: {error}"
+    )
+    refused.__cause__ = error
+    return refused

@@ -1,0 +1,110 @@
+"""Reads an iterator ahead, on a thread of its own, by no more than it is allowed.
+
+An iterator may block, raise, or use the pool itself; none of it holds up the
+results that are there already.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+_NAMES = count(1)
+
+
+class Buffer:
+    """Items by their position in the input; those that were sent are let go."""
+
+    def __init__(self) -> None:
+        self._items: dict[int, Any] = {}
+        self.length = 0
+
+    def append(self, item: Any) -> None:
+        """Add the next item."""
+        self._items[self.length] = item
+        self.length += 1
+
+    def __getitem__(self, part: slice) -> list[Any]:
+        """Return the items of a range."""
+        items = self._items
+        return [items[index] for index in range(part.start, part.stop)]
+
+    def discard(self, start: int, stop: int) -> None:
+        """Let go of items that are delivered."""
+        for index in range(start, stop):
+            self._items.pop(index, None)
+
+
+class Feeder:
+    """Fills a buffer from an iterator."""
+
+    def __init__(
+        self,
+        source: Iterator[Any],
+        feed: Callable[[int], None],
+        fed: Callable[[int, BaseException | None], None],
+        is_hungry: Callable[[], bool],
+    ) -> None:
+        self.job = -1
+        self.buffer = Buffer()
+        self._source = source
+        self._feed = feed
+        self._fed = fed
+        self._is_hungry = is_hungry
+        self._allowed = 0
+        self._told = 0
+        self._is_open = True
+        self._is_stopped = False
+        self._room = threading.Event()
+
+    def start(self) -> None:
+        """Begin to read."""
+        name = f"motorpool-feeder-{next(_NAMES)}"
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def allow(self, total: float) -> None:
+        """Allow so many items in all."""
+        if total > self._allowed:
+            self._allowed = int(total)
+            self._room.set()
+
+    def stop(self) -> None:
+        """Read no more."""
+        self._is_stopped = True
+        self._room.set()
+
+    def news(self) -> tuple[bool, int]:
+        """Return whether more may come, and how many items came since the last call."""
+        is_open, length = self._is_open, self.buffer.length
+        arrived, self._told = length - self._told, length
+        return is_open, arrived
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._read()
+        except BaseException as caught:  # noqa: BLE001 - the input's exception is the consumer's
+            error = caught
+        self._source = iter(())
+        self._is_open = False
+        if not self._is_stopped:
+            self._fed(self.job, error)
+
+    def _read(self) -> None:
+        buffer, feed, is_hungry = self.buffer, self._feed, self._is_hungry
+        source = iter(self._source)
+        while not self._is_stopped:
+            if buffer.length >= self._allowed:
+                self._room.clear()
+                if buffer.length >= self._allowed and not self._is_stopped:
+                    self._room.wait()
+                continue
+            try:
+                item = next(source)
+            except StopIteration:
+                return
+            # First the item, then the look: a worker that falls idle in between
+            # makes the driver look into the buffer itself.
+            buffer.append(item)
+            if is_hungry():
+                feed(self.job)

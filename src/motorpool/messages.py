@@ -1,0 +1,257 @@
+"""Words shared by both halves: the frame header, its kinds, and what a failed task sends back."""
+
+import struct
+from typing import Any, NamedTuple
+
+# size of the payload, kind, number, start, stop, extra, seconds
+HEADER = struct.Struct("<QBqqqqd")
+
+# From the parent to a worker; `number` is a function's or a chunk's.
+SETUP = 1  # payload: the worker's identity and initializer
+FUNCTION = 2  # start: call style; payload: the function
+RUN = 3  # start, stop; extra: function number; seconds: budget; payload: the items
+DEFINE = 4  # payload: definitions of names of modules a worker cannot import
+ANSWER = 5  # payload: the same, in reply to NEED
+FORGET = 6  # the function will not be used again
+STOP = 7
+
+# From a worker to the parent.
+READY = 16
+START_FAILED = 17  # payload: Failure
+RESULTS = 18  # start, stop; extra: where the chunk ended; seconds; payload: list of values
+MIXED_RESULTS = 19  # the same, but payload: (values, {offset: Failure})
+HANDED_BACK = 20  # start, stop: not begun, no longer part of the chunk
+NOT_LOADED = 21  # start, stop: no item was run; payload: Failure
+NEED = 22  # payload: (module, name or None)
+
+# How a worker calls the function with an item.
+CALL_ITEM = 0  # func(item)
+CALL_STAR = 1  # func(*item)
+CALL_ARGUMENTS = 2  # func(*item[0], **item[1])
+
+# States of a worker, in the first word of its page of shared memory.
+IDLE = -1
+
+# In the page, instead of an item's index: the chunk is being unpickled.
+LOADING = -1
+
+
+class Failure(NamedTuple):
+    """An exception on its way home, with what is left if it cannot be rebuilt there."""
+
+    pickled: bytes | None
+    type_name: str
+    text: str
+    traceback: str
+    pid: int
+    item: str
+    function: str
+    kind: str = "task"  # or "result", "load": which step failed
+
+
+class Chunk(NamedTuple):
+    """Items `start` to `stop` of a job, sent to a worker together."""
+
+    number: int
+    job: int
+    start: int
+    stop: int
+
+
+# Events: what happened, told to the scheduler.
+
+
+class JobSubmitted(NamedTuple):
+    """A job of `size` items; `is_open`: more will arrive. `cost` is shared by its function's jobs."""
+
+    job: int
+    size: int
+    chunksize: int | None
+    cost: Any
+    is_open: bool = False
+    window: int | None = None
+
+
+class InputArrived(NamedTuple):
+    """An open job has `count` more items, and perhaps no more to come."""
+
+    job: int
+    count: int
+    is_open: bool
+
+
+class Consumed(NamedTuple):
+    """The consumer of a windowed job took `count` results; `starved`: it found none ready."""
+
+    job: int
+    count: int
+    starved: bool
+
+
+class JobCancelled(NamedTuple):
+    """Nobody wants the rest of a job; `kill`: not even what is being run."""
+
+    job: int
+    kill: bool
+
+
+class WorkerStarted(NamedTuple):
+    """A worker exists and may be sent a chunk."""
+
+    worker: int
+
+
+class WorkerReady(NamedTuple):
+    """A worker has run its initializer."""
+
+    worker: int
+
+
+class WorkerNotStarted(NamedTuple):
+    """No worker could be started."""
+
+    error: BaseException
+
+
+class ChunkDone(NamedTuple):
+    """A chunk ended at `stop`; what lies between there and `end` comes back unrun."""
+
+    worker: int
+    number: int
+    start: int
+    stop: int
+    end: int
+    seconds: float
+    values: Any
+    errors: dict[int, BaseException] | None
+
+
+class ItemsHandedBack(NamedTuple):
+    """A running chunk now ends at `start`; what lies between there and `stop` comes back."""
+
+    worker: int
+    number: int
+    start: int
+    stop: int
+
+
+class ChunkRefused(NamedTuple):
+    """A chunk could not be sent or unpickled; none of its items was run."""
+
+    worker: int
+    number: int
+    error: BaseException
+
+
+class WorkerLost(NamedTuple):
+    """A worker ended. What it was at, if anything, and the results it had noted."""
+
+    worker: int
+    pid: int
+    exitcode: int | None
+    number: int = IDLE
+    index: int = LOADING
+    upto: int = 0
+    finished: dict[int, Any] = {}  # noqa: RUF012 - never changed
+
+
+class Closed(NamedTuple):
+    """No more jobs will come; workers may leave when the last is done."""
+
+
+class Tick(NamedTuple):
+    """Time has passed."""
+
+
+Event = (
+    JobSubmitted
+    | InputArrived
+    | Consumed
+    | JobCancelled
+    | WorkerStarted
+    | WorkerReady
+    | WorkerNotStarted
+    | ChunkDone
+    | ItemsHandedBack
+    | ChunkRefused
+    | WorkerLost
+    | Closed
+    | Tick
+)
+
+
+# Commands: what to do, told by the scheduler.
+
+
+class SendChunk(NamedTuple):
+    """Send a chunk; the worker gives the rest back after `budget` seconds."""
+
+    worker: int
+    chunk: Chunk
+    budget: float
+
+
+class StartWorker(NamedTuple):
+    """Start one worker more."""
+
+
+class StopWorker(NamedTuple):
+    """Tell a worker without work to leave."""
+
+    worker: int
+
+
+class KillWorker(NamedTuple):
+    """End a worker in the midst of a task."""
+
+    worker: int
+
+
+class RecallChunks(NamedTuple):
+    """Ask a worker for what it has not begun."""
+
+    worker: int
+
+
+class Deliver(NamedTuple):
+    """Values of a job from `start` on, and exceptions by offset."""
+
+    job: int
+    start: int
+    values: Any
+    errors: dict[int, BaseException] | None
+
+
+class FailItem(NamedTuple):
+    """An item fails: with `error`, or because the worker `lost` ran it."""
+
+    job: int
+    index: int
+    error: BaseException | None
+    lost: WorkerLost | None
+
+
+class FinishJob(NamedTuple):
+    """All of a job is delivered."""
+
+    job: int
+
+
+class BreakPool(NamedTuple):
+    """Workers cannot be started: no job will ever end."""
+
+    error: BaseException | None
+    lost: WorkerLost | None
+
+
+Command = (
+    SendChunk
+    | StartWorker
+    | StopWorker
+    | KillWorker
+    | RecallChunks
+    | Deliver
+    | FailItem
+    | FinishJob
+    | BreakPool
+)

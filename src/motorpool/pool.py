@@ -1,0 +1,479 @@
+"""`Pool` and `ThreadPool`: what users hold. Signatures, checks, and the pool's life."""
+
+import multiprocessing.pool
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing import get_context, util
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any, TypeVar
+
+from motorpool.cpus import cpu_count
+from motorpool.driver import Driver
+from motorpool.engines.base import Engine
+from motorpool.engines.processes import ProcessEngine
+from motorpool.engines.threads import ThreadEngine
+from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR
+from motorpool.results import (
+    AsyncResult,
+    Callback,
+    IMapIterator,
+    IMapUnorderedIterator,
+    MapResult,
+)
+
+T = TypeVar("T")
+R = TypeVar("R")
+P = TypeVar("P", bound="Pool")
+
+_RUN, _CLOSE, _TERMINATE = multiprocessing.pool.RUN, multiprocessing.pool.CLOSE, "TERMINATE"
+
+
+class Pool(multiprocessing.pool.Pool):
+    """A pool of worker processes, as `multiprocessing.pool.Pool`, without its traps.
+
+    Parameters
+    ----------
+    processes
+        Number of workers; by default `motorpool.cpu_count()`.
+    initializer, initargs
+        Each worker calls ``initializer(*initargs)`` before its first task.
+    maxtasksperchild
+        Items after which a worker is replaced by a new one; None for never.
+    context
+        A `multiprocessing` context, which says how workers start; by default
+        that of `multiprocessing.set_start_method`, or the platform's.
+
+    Raises
+    ------
+    ValueError
+        If `processes` or `maxtasksperchild` is less than 1.
+    TypeError
+        If `initializer` cannot be called.
+
+    Examples
+    --------
+    >>> from motorpool import Pool
+    >>> with Pool(processes=2) as pool:
+    ...     pool.map(abs, [-1, 2, -3])
+    [1, 2, 3]
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+        context: BaseContext | None = None,
+    ) -> None:
+        # Not the inherited __init__: of the stdlib's pool only the type is wanted.
+        self._state = _TERMINATE
+        self._ctx = context or get_context()
+        self._processes = _check_processes(processes)
+        _check_initializer(initializer)
+        _check_tasks(maxtasksperchild)
+        self._maxtasksperchild = maxtasksperchild
+        engine = self._make_engine(initializer, tuple(initargs))
+        self._driver = Driver(engine, self._processes, maxtasksperchild)
+        self._state = _RUN
+        self._finalizer = weakref.finalize(self, Driver.terminate, self._driver)
+        self._finalizer.atexit = False
+        # As the stdlib's pool: before multiprocessing ends what is left of its children.
+        driver = weakref.ref(self._driver)
+        util.Finalize(self, _terminate_at_exit, args=(driver,), exitpriority=15)
+
+    def _make_engine(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> Engine:
+        return ProcessEngine(self._ctx, initializer, initargs)
+
+    @property
+    def _pool(self) -> list[Any]:
+        """The workers; programs written for the stdlib read its length."""
+        return list(self._driver.engine.workers)
+
+    # One call.
+
+    def apply(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+    ) -> R:
+        """Return ``func(*args, **kwds)``, called in a worker.
+
+        Raises
+        ------
+        Exception
+            What `func` raised, with the worker's traceback as its cause.
+        PoolClosedError
+            If the pool was closed or terminated.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     pool.apply(int, ("ff",), {"base": 16})
+        255
+        """
+        return self._apply(func, args, kwds, None, None, is_awaited=True).get()
+
+    def apply_async(
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] | None = None,
+        callback: Callback | None = None,
+        error_callback: Callback | None = None,
+    ) -> AsyncResult[R]:
+        """Call ``func(*args, **kwds)`` in a worker, and do not wait.
+
+        Parameters and exceptions as in `apply`; callbacks as in `map_async`.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     pool.apply_async(divmod, (7, 2)).get()
+        (3, 1)
+        """
+        return self._apply(func, args, kwds, callback, error_callback, is_awaited=False)
+
+    def _apply(  # noqa: PLR0913, PLR0917 - the call and its options
+        self,
+        func: Callable[..., R],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any] | None,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        *,
+        is_awaited: bool,
+    ) -> AsyncResult[R]:
+        _check_callable(func)
+        result: AsyncResult[R] = AsyncResult(self._driver, self, callback, error_callback)
+        items = [(tuple(args), dict(kwds) if kwds else {})]
+        self._driver.submit(result, func, CALL_ARGUMENTS, items, is_awaited=is_awaited)
+        return result
+
+    # One call per item.
+
+    def map(
+        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
+    ) -> list[R]:
+        """Return ``[func(item) for item in iterable]``, called in the workers.
+
+        Parameters and exceptions as in `map_async`.
+
+        Examples
+        --------
+        >>> with Pool(2) as pool:
+        ...     pool.map(str.upper, ["a", "b"])
+        ['A', 'B']
+        """
+        return self._run_map(func, iterable, CALL_ITEM, chunksize)
+
+    def starmap(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+    ) -> list[R]:
+        """Return ``[func(*item) for item in iterable]``, called in the workers.
+
+        Parameters and exceptions as in `map_async`.
+
+        Examples
+        --------
+        >>> with Pool(2) as pool:
+        ...     pool.starmap(pow, [(2, 3), (3, 2)])
+        [8, 9]
+        """
+        return self._run_map(func, iterable, CALL_STAR, chunksize)
+
+    def _run_map(
+        self, func: Callable[..., R], iterable: Iterable[Any], style: int, chunksize: int | None
+    ) -> list[R]:
+        result: MapResult[R] = self._map(
+            func, iterable, style, chunksize, None, None, is_awaited=True
+        )
+        try:
+            return result.get()
+        except BaseException as error:
+            # Nobody can ever ask for the rest after, say, Ctrl-C.
+            if not result.ready():
+                self._driver.cancel_record(result, error)
+            raise
+
+    def map_async(
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: int | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[R]:
+        """Apply `func` to every item in the workers, and do not wait.
+
+        Parameters
+        ----------
+        func
+            Called with one item at a time. It is sent to each worker once per
+            call, not once per chunk, so a large closure is affordable.
+        iterable
+            Read to its end before this returns; for a long one, use `imap`.
+        chunksize
+            Items sent to a worker together. By default it follows the measured
+            cost of an item; a number fixes it.
+        callback, error_callback
+            Called in a thread of the pool's, with the list of results or with
+            the first exception.
+
+        Returns
+        -------
+        MapResult
+            Its `get` gives the results in the order of `iterable`, or raises
+            the first exception that `func` raised, once every item is back.
+
+        Raises
+        ------
+        PoolClosedError
+            If the pool was closed or terminated.
+        NotPicklableError
+            If `func` cannot be sent to a worker.
+
+        Examples
+        --------
+        >>> with Pool(2) as pool:
+        ...     pool.map_async(abs, [-1, 2, -3]).get()
+        [1, 2, 3]
+        """
+        return self._map(
+            func, iterable, CALL_ITEM, chunksize, callback, error_callback, is_awaited=False
+        )
+
+    def starmap_async(
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        callback: Callable[[list[R]], object] | None = None,
+        error_callback: Callable[[BaseException], object] | None = None,
+    ) -> MapResult[R]:
+        """As `map_async`, with each item unpacked into the arguments of `func`.
+
+        Examples
+        --------
+        >>> with Pool(2) as pool:
+        ...     pool.starmap_async(divmod, [(7, 2), (9, 4)]).get()
+        [(3, 1), (2, 1)]
+        """
+        return self._map(
+            func, iterable, CALL_STAR, chunksize, callback, error_callback, is_awaited=False
+        )
+
+    def _map(  # noqa: PLR0913, PLR0917 - the call and its options
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        style: int,
+        chunksize: int | None,
+        callback: Callback | None,
+        error_callback: Callback | None,
+        *,
+        is_awaited: bool,
+    ) -> MapResult[R]:
+        _check_callable(func)
+        _check_chunksize(chunksize)
+        self._driver.check_open()
+        items = iterable if type(iterable) in (tuple, range) else list(iterable)
+        result: MapResult[R] = MapResult(
+            self._driver, self, callback, error_callback, len(items)
+        )
+        self._driver.submit(result, func, style, items, chunksize, is_awaited=is_awaited)
+        return result
+
+    # Results one by one.
+
+    def imap(
+        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
+    ) -> IMapIterator[R]:
+        """Return an iterator over ``func(item)``, in the order of `iterable`.
+
+        `iterable` is read only as far ahead as keeps the workers busy, so it
+        may be endless. `func`, `chunksize` and exceptions as in `map_async`.
+
+        Examples
+        --------
+        >>> import itertools
+        >>> with Pool(2) as pool:
+        ...     results = pool.imap(abs, itertools.count(-2))
+        ...     [next(results) for _ in range(4)]
+        [2, 1, 0, 1]
+        """
+        return self._imap(IMapIterator(self._driver, self), func, iterable, chunksize)
+
+    def imap_unordered(
+        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
+    ) -> IMapUnorderedIterator[R]:
+        """Return an iterator over ``func(item)``, in the order in which results come.
+
+        Otherwise as `imap`.
+
+        Examples
+        --------
+        >>> with Pool(2) as pool:
+        ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
+        [1, 2, 3]
+        """
+        return self._imap(IMapUnorderedIterator(self._driver, self), func, iterable, chunksize)
+
+    def _imap(
+        self, iterator: Any, func: Any, iterable: Iterable[Any], chunksize: int | None
+    ) -> Any:
+        _check_callable(func)
+        _check_chunksize(chunksize)
+        self._driver.check_open()
+        if type(iterable) in (list, tuple, range):
+            items = list(iterable) if type(iterable) is list else iterable
+            job = self._driver.submit(iterator.stream, func, CALL_ITEM, items, chunksize)  # type: ignore[arg-type]
+        else:
+            source = iter(iterable)
+            job = self._driver.submit_stream(iterator.stream, func, CALL_ITEM, source, chunksize)
+        iterator.start(job)
+        return iterator
+
+    # Life.
+
+    def close(self) -> None:
+        """Take no more work; the workers leave when what was submitted is done."""
+        if self._state == _RUN:
+            self._state = _CLOSE
+            self._driver.close()
+
+    def terminate(self) -> None:
+        """End the workers now; what was outstanding raises `PoolTerminatedError`."""
+        self._state = _TERMINATE
+        self._finalizer.detach()
+        self._driver.terminate()
+
+    def join(self) -> None:
+        """Wait until the work is done and the workers are gone.
+
+        Raises
+        ------
+        ValueError
+            If neither `close` nor `terminate` was called before.
+        """
+        if self._state == _RUN:
+            msg = "Pool is still running: call close() or terminate() before join()"
+            raise ValueError(msg)
+        self._driver.join()
+        self._finalizer.detach()
+
+    def __enter__(self: P) -> P:
+        """Return the pool."""
+        self._driver.check_open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Finish what was submitted; after an exception, cancel it."""
+        if exc_type is not None or self._state == _TERMINATE:
+            self.terminate()
+            return
+        try:
+            self._driver.finish()
+            self.close()
+            self.join()
+        except BaseException:
+            self.terminate()
+            raise
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        """Warn of a pool that was neither closed nor terminated."""
+        if self._state == _RUN and self._driver.is_mine():
+            _warn(f"unclosed running motorpool pool {self!r}", ResourceWarning, source=self)
+
+    def __repr__(self) -> str:
+        """Tell the state and the number of workers."""
+        kind = type(self)
+        workers = len(self._pool) if hasattr(self, "_driver") else 0
+        return f"<{kind.__module__}.{kind.__qualname__} state={self._state} pool_size={workers}>"
+
+
+class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
+    """A pool of worker threads, as `multiprocessing.pool.ThreadPool`.
+
+    For tasks that wait, for files or the network, or whose work releases the
+    GIL. Nothing is pickled. A thread cannot be killed: `terminate` leaves
+    running tasks to themselves.
+
+    Examples
+    --------
+    >>> from motorpool import ThreadPool
+    >>> with ThreadPool(2) as pool:
+    ...     pool.map(len, ["a", "bc"])
+    [1, 2]
+    """
+
+    def __init__(
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+    ) -> None:
+        Pool.__init__(self, processes, initializer, initargs)
+
+    def _make_engine(
+        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+    ) -> Engine:
+        return ThreadEngine(initializer, initargs)
+
+
+def _terminate_at_exit(driver: "weakref.ref[Driver]") -> None:
+    living = driver()
+    if living is not None:
+        living.terminate()
+
+
+def _check_processes(processes: int | None) -> int:
+    if processes is None:
+        return cpu_count()
+    if processes < 1:
+        msg = f"Number of processes must be at least 1, not {processes!r}"
+        raise ValueError(msg)
+    return processes
+
+
+def _check_initializer(initializer: object) -> None:
+    if initializer is not None and not callable(initializer):
+        msg = f"initializer must be a callable, not {type(initializer).__name__}"
+        raise TypeError(msg)
+
+
+def _check_tasks(tasks: object) -> None:
+    if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
+        msg = f"maxtasksperchild must be a positive int or None, not {tasks!r}"
+        raise ValueError(msg)
+
+
+def _check_chunksize(chunksize: int | None) -> None:
+    if chunksize is not None and chunksize < 1:
+        msg = (
+            f"Chunksize must be 1+, not {chunksize!r}: it counts items. "
+            f"Leave it out, and it follows the measured cost of an item."
+        )
+        raise ValueError(msg)
+
+
+def _check_callable(func: object) -> None:
+    if not callable(func):
+        msg = f"{func!r} is not callable; pass a function and, apart, its arguments"
+        raise TypeError(msg)
+
+
+__all__ = ["Pool", "ThreadPool"]

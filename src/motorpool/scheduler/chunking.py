@@ -1,0 +1,54 @@
+"""How many items to send next, and how far ahead."""
+
+# A chunk aims at this much work: long enough that the 0.1 ms it costs to send
+# one is lost in it, short enough for results to flow and for a fair end.
+TARGET_SECONDS = 0.004
+# A worker gives back the rest of a chunk that has run this long.
+BUDGET_SECONDS = 0.010
+# Work sent to a worker beyond the chunk it runs, so that it need not wait.
+AHEAD_SECONDS = 0.004
+AHEAD_CHUNKS = 16
+# The most that a chunk holds.
+MOST_ITEMS = 32768
+# A worker with work it has not begun, beside idle workers, is asked for it
+# after this long without news.
+RECALL_SECONDS = 0.020
+# A windowed job starts with this many items per worker between the input and
+# the consumer; the window doubles when the consumer has to wait, up to so many
+# items or so much work per worker.
+FIRST_WINDOW = 4
+MOST_WINDOW = 1 << 15
+WINDOW_SECONDS = 0.03
+
+
+class Cost:
+    """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def add(self, items: int, seconds: float) -> None:
+        """Learn from `items` that took `seconds` together; later ones count for more."""
+        mean = max(seconds / items, 1e-9)
+        self.seconds = mean if not self.seconds else 0.5 * self.seconds + 0.5 * mean
+
+
+def chunk_size(remaining: int, workers: int, seconds: float) -> int:
+    """Return how many of `remaining` items to send next, at least 1.
+
+    Never more than half an even share of what is left, so that the workers
+    finish together.
+    """
+    if not seconds:
+        return 1
+    share = -(-remaining // (2 * workers))
+    return max(1, min(share, int(TARGET_SECONDS / seconds), MOST_ITEMS))
+
+
+def grown_window(window: int, workers: int, seconds: float) -> int:
+    """Return the next window of a job whose consumer had to wait."""
+    if seconds and window * seconds > WINDOW_SECONDS * workers:
+        return window
+    return min(2 * window, MOST_WINDOW)

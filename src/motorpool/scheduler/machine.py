@@ -1,0 +1,510 @@
+"""The scheduler: events in, commands out.
+
+Guarantees
+----------
+- Every item of a job is in exactly one state: pending, in one chunk, or
+  delivered. Only a chunk that is still on the books delivers, once.
+- An item that was begun is never sent again; one that was not begun always is.
+- Jobs are served first come, first served, as far as their input and their
+  consumers allow.
+- An item is sent ahead to a busy worker only while no worker is idle; if one
+  falls idle later, the items come back for it.
+
+It knows ranges and costs, never items or functions; values pass unread.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from motorpool.messages import (
+    LOADING,
+    BreakPool,
+    Chunk,
+    ChunkDone,
+    ChunkRefused,
+    Closed,
+    Command,
+    Consumed,
+    Deliver,
+    Event,
+    FailItem,
+    FinishJob,
+    InputArrived,
+    ItemsHandedBack,
+    JobCancelled,
+    JobSubmitted,
+    KillWorker,
+    RecallChunks,
+    SendChunk,
+    StartWorker,
+    StopWorker,
+    Tick,
+    WorkerLost,
+    WorkerNotStarted,
+    WorkerReady,
+    WorkerStarted,
+)
+from motorpool.scheduler.chunking import (
+    AHEAD_CHUNKS,
+    AHEAD_SECONDS,
+    BUDGET_SECONDS,
+    FIRST_WINDOW,
+    RECALL_SECONDS,
+    Cost,
+    chunk_size,
+    grown_window,
+)
+
+# So many workers in a row that end before they are ready, and the pool gives up.
+MOST_FAILED_STARTS = 3
+FIRST_BACKOFF_SECONDS = 0.05
+
+
+class Job:
+    """What is left of a job."""
+
+    __slots__ = (
+        "chunksize",
+        "cost",
+        "id",
+        "is_open",
+        "is_queued",
+        "left",
+        "limit",
+        "next",
+        "returned",
+        "singles",
+        "size",
+        "window",
+    )
+
+    def __init__(self, event: JobSubmitted, workers: int) -> None:
+        self.id = event.job
+        self.size = event.size  # items that have arrived
+        self.left = event.size  # of them, not delivered
+        self.next = 0  # the first that was never sent
+        self.returned: list[tuple[int, int]] = []  # ranges that came back, a heap
+        self.singles: set[int] = set()  # of them, to be sent one by one
+        self.chunksize = event.chunksize
+        self.cost: Cost = event.cost
+        self.is_open = event.is_open
+        self.is_queued = False
+        self.window = event.window
+        if self.window is None:
+            self.limit: float = float("inf")
+        else:
+            self.window = max(self.window, FIRST_WINDOW * workers, 2 * (self.chunksize or 1))
+            self.limit = self.window
+
+    def has_pending(self) -> bool:
+        return bool(self.returned) or self.next < min(self.size, self.limit)
+
+    def pending(self) -> int:
+        fresh = int(min(self.size, self.limit)) - self.next
+        return max(fresh, 0) + sum(stop - start for start, stop in self.returned)
+
+    def take(self, most: int) -> tuple[int, int]:
+        """Take up to `most` pending items, those that came back first."""
+        if not self.returned:
+            start = self.next
+            self.next = stop = min(start + most, self.size, int(min(self.limit, self.size)))
+            return start, stop
+        start, stop = heapq.heappop(self.returned)
+        cut = start + 1 if start in self.singles else min(start + most, stop)
+        if cut < stop:
+            heapq.heappush(self.returned, (cut, stop))
+        return start, cut
+
+    def give_back(self, start: int, stop: int) -> None:
+        if start < stop:
+            heapq.heappush(self.returned, (start, stop))
+
+
+class Worker:
+    """What a worker holds, the chunk it runs first."""
+
+    __slots__ = ("chunks", "id", "is_leaving", "is_ready", "news", "recalled", "tasks_left")
+
+    def __init__(self, worker: int, tasks: int | None) -> None:
+        self.id = worker
+        self.chunks: deque[list[int]] = deque()  # [number, job, start, stop]
+        self.is_ready = False
+        self.is_leaving = False
+        self.tasks_left: float = tasks if tasks is not None else float("inf")
+        self.news = 0.0
+        self.recalled = False
+
+    def has_unbegun(self) -> bool:
+        """Tell whether it may hold items that it has not begun."""
+        chunks = self.chunks
+        return len(chunks) > 1 or (len(chunks) == 1 and chunks[0][3] - chunks[0][2] > 1)
+
+
+class Scheduler:
+    """Decides for one pool of `size` workers.
+
+    Parameters
+    ----------
+    size
+        Number of workers to keep.
+    tasks_per_worker
+        Items after which a worker is replaced, None for never.
+    """
+
+    def __init__(self, size: int, tasks_per_worker: int | None = None) -> None:
+        self.size = size
+        self.jobs: dict[int, Job] = {}
+        self.workers: dict[int, Worker] = {}
+        self.wake_at: float | None = None
+        self._tasks_per_worker = tasks_per_worker
+        self._queue: list[int] = []  # heap of jobs with pending items
+        self._idle: dict[int, Worker] = {}
+        self._starting = 0
+        self._restart_at: list[float] = []
+        self._failed_starts = 0
+        self._is_closed = False
+        self._number = 0
+        self._commands: list[Command] = []
+        self._now = 0.0
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            JobSubmitted: self._on_submitted,
+            InputArrived: self._on_input,
+            Consumed: self._on_consumed,
+            JobCancelled: self._on_cancelled,
+            WorkerStarted: self._on_started,
+            WorkerReady: self._on_ready,
+            WorkerNotStarted: self._on_not_started,
+            ChunkDone: self._on_done,
+            ItemsHandedBack: self._on_handed_back,
+            ChunkRefused: self._on_refused,
+            WorkerLost: self._on_lost,
+            Closed: self._on_closed,
+            Tick: self._on_tick,
+        }
+
+    def start(self) -> list[Command]:
+        """Return the commands that start the workers."""
+        self._starting = self.size
+        return [StartWorker()] * self.size
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take note of `event` at time `now`, in seconds of any clock; return what to do."""
+        self._now = now
+        self._commands = commands = []
+        self._handlers[type(event)](event)
+        if self._queue:
+            self._dispatch()
+        self._plan_wake()
+        return commands
+
+    @property
+    def has_work(self) -> bool:
+        """Whether any job is not finished."""
+        return bool(self.jobs)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a worker waits for something to do."""
+        return bool(self._idle)
+
+    def room(self, job: int) -> float:
+        """Return how many items of an open job may have been read in all."""
+        entry = self.jobs.get(job)
+        return entry.limit if entry is not None else 0
+
+    def succeed(self) -> "Scheduler":
+        """Return a scheduler without jobs, for workers that have all been killed."""
+        heir = Scheduler(self.size, self._tasks_per_worker)
+        heir._number = self._number
+        heir._is_closed = self._is_closed
+        for number in self.workers:
+            worker = heir.workers[number] = Worker(number, self._tasks_per_worker)
+            worker.is_ready = True
+        return heir
+
+    # Jobs.
+
+    def _on_submitted(self, event: JobSubmitted) -> None:
+        job = self.jobs[event.job] = Job(event, self.size)
+        self._enqueue(job)
+        self._finish_if_done(job)
+
+    def _on_input(self, event: InputArrived) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None:
+            job.size += event.count
+            job.left += event.count
+            job.is_open = event.is_open
+            self._enqueue(job)
+            self._finish_if_done(job)
+
+    def _on_consumed(self, event: Consumed) -> None:
+        job = self.jobs.get(event.job)
+        if job is None or job.window is None:
+            return
+        job.limit += event.count
+        if event.starved:
+            grown = grown_window(job.window, self.size, job.cost.seconds)
+            job.limit += grown - job.window
+            job.window = grown
+        self._enqueue(job)
+
+    def _on_cancelled(self, event: JobCancelled) -> None:
+        job = self.jobs.pop(event.job, None)
+        if job is None or not event.kill:
+            return
+        for worker in self.workers.values():
+            if worker.chunks and worker.chunks[0][1] == event.job:
+                self._commands.append(KillWorker(worker.id))
+
+    def _enqueue(self, job: Job) -> None:
+        if not job.is_queued and job.has_pending():
+            job.is_queued = True
+            heapq.heappush(self._queue, job.id)
+
+    def _finish_if_done(self, job: Job) -> None:
+        if not job.left and not job.is_open:
+            del self.jobs[job.id]
+            self._commands.append(FinishJob(job.id))
+
+    # Sending.
+
+    def _first_job(self) -> Job | None:
+        while self._queue:
+            job = self.jobs.get(self._queue[0])
+            if job is not None and job.has_pending():
+                return job
+            heapq.heappop(self._queue)
+            if job is not None:
+                job.is_queued = False
+        return None
+
+    def _dispatch(self) -> None:
+        while self._idle and (job := self._first_job()) is not None:
+            _, worker = self._idle.popitem()
+            self._send(worker, job)
+
+    def _send_ahead(self, worker: Worker) -> None:
+        """Keep `worker` busy beyond what it runs, while nobody is idle."""
+        while (
+            not self._idle
+            and len(worker.chunks) < AHEAD_CHUNKS
+            and worker.tasks_left > 0
+            and (job := self._first_job()) is not None
+        ):
+            if worker.chunks and not self._is_short(worker, job):
+                return
+            self._send(worker, job)
+
+    def _is_short(self, worker: Worker, job: Job) -> bool:
+        seconds = job.cost.seconds
+        held = sum(chunk[3] - chunk[2] for chunk in worker.chunks)
+        return bool(seconds) and held * seconds < AHEAD_SECONDS
+
+    def _send(self, worker: Worker, job: Job) -> None:
+        most = job.chunksize or chunk_size(job.pending(), self.size, job.cost.seconds)
+        start, stop = job.take(int(min(most, worker.tasks_left)))
+        worker.tasks_left -= stop - start
+        self._number = number = self._number + 1
+        if not worker.chunks:
+            worker.news = self._now
+            worker.recalled = False
+        worker.chunks.append([number, job.id, start, stop])
+        budget = float("inf") if job.chunksize else BUDGET_SECONDS
+        self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
+
+    # What comes back.
+
+    def _find(self, worker: Worker, number: int) -> list[int] | None:
+        for chunk in worker.chunks:
+            if chunk[0] == number:
+                return chunk
+        return None
+
+    def _on_done(self, event: ChunkDone) -> None:
+        worker = self.workers[event.worker]
+        chunk = self._find(worker, event.number)
+        if chunk is None:
+            return
+        _, job_id, start, stop = chunk
+        worker.chunks.remove(chunk)
+        worker.news = self._now
+        job = self.jobs.get(job_id)
+        worker.tasks_left += stop - event.stop
+        if job is not None:
+            done = event.stop - start
+            if done:
+                job.cost.add(done, event.seconds)
+                self._commands.append(Deliver(job_id, start, event.values, event.errors))
+                job.left -= done
+            job.give_back(event.stop, stop)
+            self._enqueue(job)
+            self._finish_if_done(job)
+        self._offer(worker)
+
+    def _on_handed_back(self, event: ItemsHandedBack) -> None:
+        worker = self.workers[event.worker]
+        chunk = self._find(worker, event.number)
+        if chunk is None:
+            return
+        job = self.jobs.get(chunk[1])
+        worker.tasks_left += chunk[3] - event.start
+        if job is not None:
+            job.give_back(event.start, chunk[3])
+            self._enqueue(job)
+        chunk[3] = event.start
+
+    def _on_refused(self, event: ChunkRefused) -> None:
+        worker = self.workers[event.worker]
+        chunk = self._find(worker, event.number)
+        if chunk is None:
+            return
+        worker.chunks.remove(chunk)
+        worker.tasks_left += chunk[3] - chunk[2]
+        self._isolate(chunk, FailItem(chunk[1], chunk[2], event.error, None))
+        self._offer(worker)
+
+    def _isolate(self, chunk: list[int], failure: FailItem) -> None:
+        """Send the items of `chunk`, none of which was run, one by one; a single one fails."""
+        _, job_id, start, stop = chunk
+        job = self.jobs.get(job_id)
+        if job is None:
+            return
+        if stop - start == 1:
+            self._fail(job, failure)
+            return
+        job.singles.update(range(start, stop))
+        job.give_back(start, stop)
+        self._enqueue(job)
+
+    def _fail(self, job: Job, failure: FailItem) -> None:
+        self._commands.append(failure)
+        job.left -= 1
+        self._finish_if_done(job)
+
+    def _offer(self, worker: Worker) -> None:
+        """Find something to do for a worker that may have run dry."""
+        if worker.tasks_left <= 0 or worker.is_leaving:
+            if not worker.chunks and not worker.is_leaving:
+                worker.is_leaving = True
+                self._commands.append(StopWorker(worker.id))
+                self._start_one()
+            return
+        if worker.is_ready:
+            self._send_ahead(worker)
+        if not worker.chunks:
+            self._idle[worker.id] = worker
+            if self._is_closed and not self.jobs:
+                self._stop_idle()
+
+    # Workers.
+
+    def _start_one(self) -> None:
+        if self._is_closed and not self.jobs:
+            return
+        self._starting += 1
+        self._commands.append(StartWorker())
+
+    def _on_started(self, event: WorkerStarted) -> None:
+        self._starting -= 1
+        worker = self.workers[event.worker] = Worker(event.worker, self._tasks_per_worker)
+        self._offer(worker)
+
+    def _on_ready(self, event: WorkerReady) -> None:
+        self._failed_starts = 0
+        self.workers[event.worker].is_ready = True
+
+    def _on_not_started(self, event: WorkerNotStarted) -> None:
+        self._starting -= 1
+        if self.workers:
+            self._restart_at.append(self._now + self._backoff())
+        else:
+            self._retry_start(event.error, None)
+
+    def _backoff(self) -> float:
+        self._failed_starts += 1
+        return FIRST_BACKOFF_SECONDS * float(2 ** min(self._failed_starts, 6))
+
+    def _retry_start(self, error: BaseException | None, lost: WorkerLost | None) -> None:
+        backoff = self._backoff()
+        if self._failed_starts >= MOST_FAILED_STARTS:
+            self._commands.append(BreakPool(error, lost))
+        else:
+            self._restart_at.append(self._now + backoff)
+
+    def _on_lost(self, event: WorkerLost) -> None:
+        worker = self.workers.pop(event.worker)
+        self._idle.pop(event.worker, None)
+        for chunk in worker.chunks:
+            if chunk[0] == event.number:
+                self._recover(chunk, event)
+            elif (job := self.jobs.get(chunk[1])) is not None:
+                job.give_back(chunk[2], chunk[3])
+                self._enqueue(job)
+        if worker.is_leaving:
+            return
+        if worker.is_ready:
+            self._start_one()
+        else:
+            self._retry_start(None, event)
+
+    def _recover(self, chunk: list[int], event: WorkerLost) -> None:
+        """Settle the chunk that a lost worker was at."""
+        _, job_id, start, stop = chunk
+        job = self.jobs.get(job_id)
+        if job is None:
+            return
+        if event.index == LOADING:
+            self._isolate(chunk, FailItem(job_id, start, None, event))
+            return
+        begun = min(max(event.upto, event.index + 1), stop)
+        job.give_back(begun, stop)
+        self._enqueue(job)
+        for index in range(start, begun):
+            if index in event.finished:
+                self._commands.append(Deliver(job_id, index, [event.finished[index]], None))
+            else:
+                self._commands.append(FailItem(job_id, index, None, event))
+            job.left -= 1
+        self._finish_if_done(job)
+
+    def _on_closed(self, _event: Closed) -> None:
+        self._is_closed = True
+        if not self.jobs:
+            self._stop_idle()
+
+    def _stop_idle(self) -> None:
+        for worker in self._idle.values():
+            worker.is_leaving = True
+            self._commands.append(StopWorker(worker.id))
+        self._idle.clear()
+
+    # Time.
+
+    def _on_tick(self, _event: Tick) -> None:
+        due = [at for at in self._restart_at if at <= self._now]
+        self._restart_at = [at for at in self._restart_at if at > self._now]
+        for _ in due:
+            self._start_one()
+        if self._idle and self._first_job() is None:
+            for worker in self.workers.values():
+                if self._is_stuck(worker) and self._now >= worker.news + RECALL_SECONDS:
+                    worker.recalled = True
+                    self._commands.append(RecallChunks(worker.id))
+
+    @staticmethod
+    def _is_stuck(worker: Worker) -> bool:
+        return worker.is_ready and not worker.recalled and worker.has_unbegun()
+
+    def _plan_wake(self) -> None:
+        wake = min(self._restart_at, default=None)
+        if self._idle and self.jobs and not self._queue and len(self._idle) < len(self.workers):
+            for worker in self.workers.values():
+                if worker.chunks and self._is_stuck(worker):
+                    at = worker.news + RECALL_SECONDS
+                    wake = at if wake is None else min(wake, at)
+        self.wake_at = wake
+
+

@@ -1,0 +1,258 @@
+"""Objects to bytes and back: the only module that pickles.
+
+The C pickler goes first, because it is many times faster; cloudpickle takes
+what it refuses: lambdas, closures, local classes. Functions and classes of
+`__main__` are always named, never copied, except in a *definition* (see
+`definitions.py`), so that both sides mean the same class by the same name.
+"""
+
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from motorpool.messages import Failure
+from motorpool.worker.run import format_traceback, function_name, short_repr
+
+PROTOCOL = 5
+
+# Modules that a worker never imports: their names are defined in it on demand.
+MAIN_MODULES = ("__main__", "__mp_main__")
+
+loads = pickle.loads
+
+
+def dumps(obj: object) -> bytes:
+    """Return `obj` pickled; raises what the pickler raised if it cannot be."""
+    try:
+        return pickle.dumps(obj, PROTOCOL)
+    except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
+        from motorpool.cloud import dumps_by_value  # noqa: PLC0415 - cloudpickle is slow to import
+
+        try:
+            return dumps_by_value(obj)
+        except Exception as second:
+            raise second from error
+
+
+def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
+    """Return `values` with each that cannot be pickled replaced by None, after `refused(offset)`."""
+    kept: list[Any] = []
+    for offset, value in enumerate(values):
+        try:
+            dumps(value)
+        except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
+            refused(offset, error)
+            kept.append(None)
+        else:
+            kept.append(value)
+    return kept
+
+
+def describe_failure(
+    error: BaseException, pid: int, item: str, function: str, kind: str = "task"
+) -> Failure:
+    """Return `error` in a form that always arrives."""
+    return Failure(
+        pickle_error(error),
+        type(error).__qualname__,
+        short_repr(error, 1000),
+        format_traceback(error),
+        pid,
+        item,
+        function,
+        kind,
+    )
+
+
+def pickle_error(error: BaseException) -> bytes | None:
+    """Return `error` pickled in a form that was seen to load again, None if there is none.
+
+    `BaseException.__reduce__` calls the class with `args`, which fails for a
+    class whose `__init__` asks for something else, so such an exception is
+    rebuilt without calling `__init__` (python/cpython#103061). Its cause,
+    context and notes travel with it, which plain pickling drops.
+    """
+    for pack in (_pack_whole, _pack_state):
+        try:
+            pickled = dumps(pack(error))
+            unpack_error(pickled)
+        except BaseException:  # noqa: BLE001, S112 - the next form, or none
+            continue
+        return pickled
+    return None
+
+
+def _pack_chain(error: BaseException) -> tuple[bytes | None, bytes | None, bool]:
+    cause = error.__cause__
+    context = error.__context__
+    return (
+        pickle_error(cause) if cause is not None else None,
+        pickle_error(context) if context is not None and context is not cause else None,
+        error.__suppress_context__,
+    )
+
+
+def _pack_whole(error: BaseException) -> tuple[Any, ...]:
+    return error, _pack_chain(error)
+
+
+def _pack_state(error: BaseException) -> tuple[Any, ...]:
+    state = {}
+    for name, value in vars(error).items():
+        try:
+            dumps(value)
+        except Exception:  # noqa: BLE001, S112 - that attribute stays behind
+            continue
+        state[name] = value
+    args = tuple(error.args)
+    try:
+        dumps(args)
+    except Exception:  # noqa: BLE001 - arguments that do not pickle are replaced by their text
+        args = tuple(short_repr(arg, 1000) for arg in args)
+    return type(error), args, state, _pack_chain(error)
+
+
+def unpack_error(pickled: bytes) -> BaseException:
+    """Return the exception that `pickle_error` packed."""
+    packed = loads(pickled)
+    if len(packed) == 4:  # noqa: PLR2004 - the form of _pack_state
+        kind, args, state, chain = packed
+        error = kind.__new__(kind, *args)
+        error.args = args
+        error.__dict__.update(state)
+    else:
+        error, chain = packed
+    if not isinstance(error, BaseException):
+        msg = f"an exception came back as {type(error).__name__}"
+        raise TypeError(msg)
+    cause, context, suppress = chain
+    if cause is not None:
+        error.__cause__ = unpack_error(cause)
+    if context is not None:
+        error.__context__ = unpack_error(context)
+    error.__suppress_context__ = suppress
+    return error
+
+
+def dump_results(
+    values: list[Any],
+    errors: dict[int, BaseException],
+    start: int,
+    func: object,
+    pid: int,
+    items: list[Any],
+) -> tuple[bool, bytes]:
+    """Return whether there are failures, and the frame's payload.
+
+    A value that cannot be pickled becomes a failure of its own item.
+    """
+    del start
+    name = function_name(func)
+
+    def failure(offset: int, error: BaseException, kind: str) -> Failure:
+        return describe_failure(error, pid, short_repr(items[offset]), name, kind)
+
+    failures = {offset: failure(offset, error, "task") for offset, error in errors.items()}
+    try:
+        payload = dumps((values, failures) if failures else values)
+    except Exception:  # noqa: BLE001 - find the culprits one by one
+
+        def refused(offset: int, error: Exception) -> None:
+            failures[offset] = failure(offset, error, "result")._replace(
+                item=short_repr(values[offset])
+            )
+
+        payload = dumps((dump_parts(values, refused), failures))
+    return bool(failures), payload
+
+
+class LoadedBroken:
+    """Stands where a part of a result could not be rebuilt."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+def load_tolerantly(payload: bytes) -> tuple[Any, list[BaseException | None]]:
+    """Return a list of values of which some do not unpickle, and the error of each, or None.
+
+    The slow way, taken only after the fast one has failed, to spare the items
+    that travelled in the same frame as a broken one.
+    """
+    import io  # noqa: PLC0415 - a rare path
+
+    value = cast("Any", _TolerantUnpickler(io.BytesIO(payload)).load())
+    values = value[0] if isinstance(value, tuple) else value
+    return value, [_find_broken(part) for part in values]
+
+
+class _TolerantUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc] # noqa: SLF001
+    """The pure-Python unpickler, with a stand-in for each object that raises while it is made."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined] # noqa: SLF001, RUF012
+
+    def _guard(self, load: Callable[[Any], None], drop: int) -> None:
+        stack = list(self.stack)
+        try:
+            load(self)
+        except Exception as error:  # noqa: BLE001 - whatever user code raises
+            self.stack[:] = stack[: len(stack) - drop]
+            self.append(LoadedBroken(error))
+
+
+def _tolerant(opcode: int, drop: int) -> None:
+    load = _TolerantUnpickler.dispatch[opcode]
+    _TolerantUnpickler.dispatch[opcode] = lambda self: self._guard(load, drop)
+
+
+# How many entries each opcode takes off the stack before it pushes one.
+_tolerant(pickle.REDUCE[0], 2)
+_tolerant(pickle.NEWOBJ[0], 2)
+_tolerant(pickle.NEWOBJ_EX[0], 3)
+_tolerant(pickle.STACK_GLOBAL[0], 2)
+_tolerant(pickle.BUILD[0], 2)
+
+
+def _find_broken(value: object) -> BaseException | None:
+    found: list[BaseException] = []
+
+    class Finder(pickle.Pickler):
+        def persistent_id(self, obj: object) -> str | None:
+            if isinstance(obj, LoadedBroken):
+                found.append(obj.error)
+                return "broken"
+            return None
+
+    import io  # noqa: PLC0415 - a rare path
+
+    try:
+        Finder(io.BytesIO(), PROTOCOL).dump(value)
+    except Exception as error:  # noqa: BLE001 - what cannot be looked through is suspect
+        found.append(error)
+    return found[0] if found else None
+
+
+def is_main_function(func: object) -> bool:
+    """Tell whether `func` is a plain function that `__main__` knows by its name."""
+    if type(func) is not types.FunctionType or func.__module__ not in MAIN_MODULES:
+        return False
+    module = sys.modules.get(func.__module__)
+    return module is not None and vars(module).get(func.__qualname__) is func
+
+
+__all__ = [
+    "MAIN_MODULES",
+    "PROTOCOL",
+    "LoadedBroken",
+    "describe_failure",
+    "dump_parts",
+    "dump_results",
+    "dumps",
+    "is_main_function",
+    "load_tolerantly",
+    "loads",
+    "pickle_error",
+    "unpack_error",
+]

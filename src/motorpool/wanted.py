@@ -1,0 +1,31 @@
+"""Answer a worker that met a module or a name that it cannot find."""
+
+import sys
+from types import ModuleType
+
+from motorpool.cloud import CloudPickler
+from motorpool.definitions import Definitions, Known
+
+Answer = tuple[bool, list[str] | None, bytes | None]
+
+
+def answer(definitions: Definitions, known: Known, module: str, name: str | None) -> Answer:
+    """Return whether the parent has it, a `sys.path` to try, and definitions.
+
+    A module is given as a mirror: its functions and classes follow by value,
+    one by one, when they are asked for. A module written in C cannot be given.
+    """
+    found = sys.modules.get(module)
+    if not isinstance(found, ModuleType):
+        return False, None, None
+    if name is None:
+        if not hasattr(found, "__dict__") or getattr(found, "__file__", "").endswith(".so"):
+            return False, None, None
+        CloudPickler.mirrored.add(module)
+        return True, None, None
+    if name not in vars(found):
+        return False, None, None
+    try:
+        return True, None, definitions.pack_for(known, [(module, name)])
+    except Exception:  # noqa: BLE001 - the worker's lookup fails, which names the item
+        return False, None, None

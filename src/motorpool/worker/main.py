@@ -1,0 +1,295 @@
+"""A worker process: read frames, run chunks, send results, until told to stop."""
+
+import os
+import select
+import signal
+import sys
+from collections import deque
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from motorpool.messages import (
+    ANSWER,
+    DEFINE,
+    FORGET,
+    FUNCTION,
+    HANDED_BACK,
+    MIXED_RESULTS,
+    NEED,
+    NOT_LOADED,
+    READY,
+    RESULTS,
+    RUN,
+    SETUP,
+    START_FAILED,
+    STOP,
+)
+from motorpool.serialization import describe_failure, dump_results, dumps, loads
+from motorpool.transport import Frame, FrameReader, pack, write_all
+from motorpool.worker.identity import Identity, assume
+from motorpool.worker.mirror import Mirrors, define
+from motorpool.worker.page import Page
+from motorpool.worker.run import Pace, Running, caller, run_chunk
+
+# Asks a worker for the items that it has not begun. By default a process
+# ignores it, so it harms nobody who replaced the handler.
+RECALL_SIGNAL = signal.SIGURG
+
+
+class Setup(NamedTuple):
+    """What a worker is told before its first chunk."""
+
+    identity: Identity | None
+    definitions: bytes | None
+    initializer: bytes | None
+
+
+class Function(NamedTuple):
+    """A function as called with an item, the function itself, and its measured length."""
+
+    call: Any
+    func: Any
+    pace: Pace
+
+
+class Worker:
+    """The loop of a worker process and what it holds."""
+
+    def __init__(self, fd: int, page: Page, lifeline: int, tracker: int) -> None:
+        self._fd = fd
+        self._lifeline = lifeline
+        self._tracker = tracker
+        self._page = page
+        self._reader = FrameReader(fd)
+        self._inbox: deque[Frame] = deque()
+        self._functions: dict[int, tuple[int, bytes] | Function] = {}
+        self._running: Running | None = None
+        self._chunk = 0
+        self._sending = True
+        self._recalled = False
+        self._definition_error: BaseException | None = None
+        self.mirrors = Mirrors(self._ask)
+
+    def serve(self) -> None:
+        """Work until STOP, or until the parent is gone."""
+        signal.signal(RECALL_SIGNAL, self._on_recall)
+        self.mirrors.install()
+        while (frame := self._next()) is not None and frame[0] != STOP:
+            kind, number, start, _stop, _extra, _seconds, payload = frame
+            if kind == RUN:
+                self._run(frame)
+            elif kind == FUNCTION:
+                self._functions[number] = (start, payload)
+            elif kind == DEFINE:
+                self._define(payload)
+            elif kind == FORGET:
+                self._functions.pop(number, None)
+            elif kind == SETUP and not self._set_up(loads(payload)):
+                return
+
+    def _next(self) -> Frame | None:
+        while not self._inbox:
+            self._inbox.extend(self._reader.read())
+            if self._reader.closed:
+                return None
+        return self._inbox.popleft()
+
+    def _send(  # noqa: PLR0913 - the fields of a frame
+        self,
+        kind: int,
+        number: int = 0,
+        start: int = 0,
+        stop: int = 0,
+        extra: int = 0,
+        seconds: float = 0.0,
+        payload: bytes = b"",
+    ) -> None:
+        write_all(self._fd, pack(kind, number, start, stop, extra, seconds, payload))
+
+    def _set_up(self, setup: Setup) -> bool:
+        try:
+            if setup.identity is not None:
+                assume(setup.identity, self._lifeline, self._tracker)
+            if setup.definitions is not None:
+                self._define(setup.definitions)
+            if setup.initializer is not None:
+                initializer, arguments = self._load(setup.initializer)
+                initializer(*arguments)
+        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a result
+            failure = describe_failure(error, os.getpid(), "", "the initializer", "start")
+            self._send(START_FAILED, payload=dumps(failure))
+            return False
+        self._send(READY)
+        return True
+
+    # Chunks.
+
+    def _run(self, frame: Frame) -> None:
+        _kind, chunk, start, stop, number, budget, payload = frame
+        began = perf_counter()
+        self._chunk = chunk
+        running = self._running = Running(start, stop)
+        self._page.load(chunk, stop)
+        self._sending = False
+        try:
+            function = self._function(number)
+            items = self._load(payload)
+        except BaseException as error:  # noqa: BLE001 - an item's own unpickling may raise anything
+            self._sending = True
+            self._refuse(running, error)
+        else:
+            # A range stays one, and is not written out.
+            values, errors = run_chunk(
+                function.call, iter(items), running, budget, function.pace, self._page
+            )
+            self._sending = True
+            self._answer(running, values, errors, function, items, began)
+        self._running = None
+        self._page.clear()
+        if self._recalled:
+            self._recalled = False
+            self._hand_back_inbox()
+
+    def _answer(  # noqa: PLR0913 - all there is to say about a chunk
+        self,
+        running: Running,
+        values: list[Any],
+        errors: dict[int, BaseException],
+        function: Function,
+        items: Any,
+        began: float,
+    ) -> None:
+        mixed, payload = dump_results(
+            values, errors, running.start, function.func, os.getpid(), items
+        )
+        self._send(
+            MIXED_RESULTS if mixed else RESULTS,
+            self._chunk,
+            running.start,
+            running.start + len(values),
+            running.end,
+            perf_counter() - began,
+            payload,
+        )
+
+    def _refuse(self, running: Running, error: BaseException) -> None:
+        if self._definition_error is not None:
+            error, self._definition_error = self._definition_error, None
+        failure = describe_failure(error, os.getpid(), "", "", "load")
+        self._send(NOT_LOADED, self._chunk, running.start, running.end, payload=dumps(failure))
+
+    def _function(self, number: int) -> Function:
+        function = self._functions[number]
+        if not isinstance(function, Function):
+            style, payload = function
+            func = self._load(payload)
+            function = self._functions[number] = Function(caller(func, style), func, Pace())
+        return function
+
+    # Names of modules that only the parent has.
+
+    def _load(self, payload: bytes) -> Any:
+        self.mirrors.loading = True
+        try:
+            return loads(payload)
+        finally:
+            self.mirrors.loading = False
+
+    def _define(self, payload: bytes) -> None:
+        try:
+            define(self._load(payload))
+        except BaseException as error:  # noqa: BLE001 - told with the chunk that needed it
+            self._definition_error = error
+
+    def _ask(self, module: str, name: str | None) -> bool:
+        """Ask the parent for a name or a module; return whether it had it."""
+        guard, self._sending = self._sending, True
+        self._send(NEED, payload=dumps((module, name)))
+        waiting: list[Frame] = []
+        while (frame := self._next()) is not None and frame[0] != ANSWER:
+            waiting.append(frame)
+        self._inbox.extendleft(reversed(waiting))
+        self._sending = guard
+        if frame is None:
+            os._exit(1)
+        found, path, definitions = loads(frame[6])
+        if path is not None:
+            sys.path[:] = path
+        if definitions:
+            self._define(definitions)
+        return bool(found)
+
+    # Giving back what has not begun.
+
+    def _on_recall(self, _signal: int, _frame: object) -> None:
+        # Runs between two bytecodes of the main thread, in the middle of a task.
+        # While a frame is being read or written it only leaves a note.
+        if self._sending or self._running is None:
+            self._recalled = True
+            return
+        self._sending = True
+        self._hand_back_inbox()
+        begin, end = self._running.recall()
+        if begin < end:
+            self._send(HANDED_BACK, self._chunk, begin, end)
+        self._sending = False
+
+    def _hand_back_inbox(self) -> None:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        while poll.poll(0) and not self._reader.closed:
+            self._inbox.extend(self._reader.read())
+        kept: list[Frame] = []
+        for frame in self._inbox:
+            if frame[0] == RUN:
+                self._send(RESULTS, frame[1], frame[2], frame[2], frame[3], 0.0, dumps([]))
+            else:
+                kept.append(frame)
+        self._inbox.clear()
+        self._inbox.extend(kept)
+
+
+def become_worker() -> None:
+    """Set the process's signals as a worker's; Ctrl-C is the parent's business."""
+    signal.set_wakeup_fd(-1)
+    # A handler rather than SIG_IGN, which programs started by a task would inherit.
+    signal.signal(signal.SIGINT, _ignore)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+
+
+def _ignore(_signal: int, _frame: object) -> None:
+    """Do nothing."""
+
+
+def die_with_parent(lifeline: int) -> None:
+    """Have the kernel kill this process as soon as the parent's end of `lifeline` closes.
+
+    The parent holds the only other end of that pipe. A signal on its closing
+    reaches a worker also in the midst of a task that never returns to Python.
+    """
+    import fcntl  # noqa: PLC0415 - needed once
+
+    if not hasattr(fcntl, "F_SETSIG"):
+        _set_signal = 10 if sys.platform == "linux" else None
+    else:
+        _set_signal = fcntl.F_SETSIG
+    if _set_signal is None:
+        return
+    # An open file of our own: the owner of its signals is not shared with siblings.
+    fd = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, _set_signal, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    if poll.poll(0):  # The parent died before the signal was set.
+        os._exit(1)
+
+
+def work(fd: int, page: int, lifeline: int, tracker: int = -1) -> None:
+    """Be a worker on channel `fd`: the whole life of one, in a process of its own."""
+    become_worker()
+    die_with_parent(lifeline)
+    Worker(fd, Page(page), lifeline, tracker).serve()

@@ -1,0 +1,94 @@
+"""Modules that a worker cannot import, `__main__` first of all, as mirrors of the parent's.
+
+A mirror is a module whose missing names are asked of the parent, while
+something is being unpickled: `pickle` looks a name up, the mirror's
+`__getattr__` sends NEED, the parent answers with definitions (`definitions.py`
+there). A name that was defined stays until the parent defines it anew. Under
+fork the inherited `__main__` becomes the mirror, with all that it holds.
+
+The script itself is never run again in a worker.
+"""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+Ask = Callable[[str, str | None], bool]
+
+
+class Mirrors:
+    """The mirrors of one worker. `loading` is true while something is being unpickled."""
+
+    def __init__(self, ask: Ask) -> None:
+        self.ask = ask
+        self.loading = False
+
+    def install(self) -> None:
+        """Make `__main__` a mirror, and find unknown modules at the parent's."""
+        self.adopt("__main__")
+        if "__mp_main__" in sys.modules:
+            self.adopt("__mp_main__")
+        sys.meta_path.append(_AskingFinder(self))
+
+    def adopt(self, name: str) -> ModuleType:
+        """Return module `name` as a mirror; an existing one keeps what it holds."""
+        module = sys.modules.setdefault(name, Mirror(name))
+        module.__class__ = Mirror
+        module.__motorpool_mirrors__ = self  # type: ignore[attr-defined]
+        return module
+
+
+class Mirror(ModuleType):
+    """A module that asks the parent for names it lacks."""
+
+    __motorpool_mirrors__: Mirrors
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the parent defines, or raise AttributeError as any module."""
+        mirrors = self.__dict__.get("__motorpool_mirrors__")
+        dunder = name.startswith("__") and name.endswith("__")
+        if mirrors is not None and mirrors.loading and not dunder:
+            mirrors.ask(self.__name__, name)
+            if name in self.__dict__:
+                return self.__dict__[name]
+        msg = f"module {self.__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg, name=name, obj=self)
+
+
+class _AskingFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds, last of all finders, modules that only the parent has."""
+
+    def __init__(self, mirrors: Mirrors) -> None:
+        self._mirrors = mirrors
+
+    def find_spec(
+        self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if not self._mirrors.loading or not self._mirrors.ask(name, None):
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        module = Mirror(spec.name)
+        module.__motorpool_mirrors__ = self._mirrors
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Leave the module empty: its names come on demand."""
+
+
+def module_globals(name: str) -> dict[str, Any]:
+    """Return the globals of module `name`, mirrored if need be (called by unpickled definitions)."""
+    module = sys.modules.get(name)
+    if module is None:
+        module = sys.modules[name] = Mirror(name)
+    return vars(module)
+
+
+def define(definitions: Sequence[tuple[str, str, Any]]) -> None:
+    """Set names of mirrored modules."""
+    for module, name, value in definitions:
+        module_globals(module)[name] = value

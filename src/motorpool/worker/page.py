@@ -1,0 +1,92 @@
+"""A worker's page of shared memory: what it is at, and the results it has not sent yet.
+
+The parent reads it after the worker's death, and so knows which item to blame
+and which results are safe. Nothing is ever freed by a dead worker: the memory
+is anonymous and goes with its last user.
+"""
+
+import mmap
+import pickle
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from motorpool.messages import IDLE, LOADING
+
+SIZE = 64 * 1024
+_WORDS = 4  # chunk, index, upto, end of the journal
+_BEGIN = 8 * _WORDS
+_ENTRY = struct.Struct("<qq")
+# A result this large is sent at once rather than noted and then sent.
+_LARGE = 4096
+
+
+class Page:
+    """One worker's page, seen from either side."""
+
+    def __init__(self, fd: int) -> None:
+        self._map = mmap.mmap(fd, SIZE)
+        self._words = memoryview(self._map)[:_BEGIN].cast("q")
+        self.full = False
+        self._stop = 0
+        self.clear()
+
+    def close(self) -> None:
+        """Unmap the page."""
+        self._words.release()
+        self._map.close()
+
+    # The worker's side.
+
+    def clear(self) -> None:
+        """Nothing is being run."""
+        self._words[0] = IDLE
+
+    def load(self, chunk: int, stop: int) -> None:
+        """A chunk is about to be unpickled."""
+        words = self._words
+        words[1] = LOADING
+        words[3] = _BEGIN
+        words[0] = chunk
+        self._stop = stop
+        self.full = False
+
+    def at(self, index: int, upto: int) -> None:
+        """Items `index` to `upto` are about to be called."""
+        words = self._words
+        words[2] = upto
+        words[1] = index
+
+    def finished(self, index: int, value: object) -> None:
+        """Note a result; `full` turns true when it is time to send what there is."""
+        if index + 1 >= self._stop:
+            return
+        try:
+            pickled = pickle.dumps(value, 5)
+        except Exception:  # noqa: BLE001 - sending it will tell
+            self.full = True
+            return
+        begin = self._words[3]
+        end = begin + _ENTRY.size + len(pickled)
+        if len(pickled) > _LARGE or end > SIZE:
+            self.full = True
+            return
+        self._map[begin:end] = _ENTRY.pack(index, len(pickled)) + pickled
+        self._words[3] = end
+
+    # The parent's side, after the worker's death.
+
+    def read(self, loads: Callable[[bytes], Any]) -> tuple[int, int, int, dict[int, Any]]:
+        """Return number, index and upto of the last chunk, and the results noted."""
+        number, index, upto, end = self._words.tolist()
+        finished: dict[int, Any] = {}
+        at = _BEGIN
+        while at < min(end, SIZE) and number != IDLE:
+            item, length = _ENTRY.unpack_from(self._map, at)
+            at += _ENTRY.size
+            try:
+                finished[item] = loads(self._map[at : at + length])
+            except Exception:  # noqa: BLE001, S110 - not rebuilt: counted as lost
+                pass
+            at += length
+        return number, index, upto, finished

@@ -1,0 +1,207 @@
+"""Run a chunk: the only place that calls user code, the same for every engine.
+
+Guarantees
+----------
+- Items are called in order, each at most once.
+- An exception of an item, `SystemExit` and `KeyboardInterrupt` included, ends that item only.
+- A chunk that has run past its budget, or whose end was moved, gives back what it has not begun.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import perf_counter
+from typing import Any, Protocol
+
+from motorpool.messages import CALL_ARGUMENTS, CALL_STAR
+
+# Items below this mean length run in bulk, without a look at the clock and a
+# note of each result in between.
+BULK_SECONDS = 10e-6
+# A bulk run starts only after this many items of the function ran one by one.
+BULK_AFTER = 1000
+# The clock is looked at about this often during a bulk run.
+BULK_SLICE_SECONDS = 0.5e-3
+
+
+class Journal(Protocol):
+    """Where a worker notes what it is at, so that its death loses one item only."""
+
+    full: bool
+
+    def at(self, index: int, upto: int) -> None:
+        """Items `index` to `upto` are about to be called."""
+
+    def finished(self, index: int, value: object) -> None:
+        """Item `index` returned `value`; `full` may turn true: send what there is."""
+
+
+class NoJournal:
+    """For workers whose death is everybody's."""
+
+    full = False
+
+    def at(self, index: int, upto: int) -> None:
+        """Note nothing."""
+
+    def finished(self, index: int, value: object) -> None:
+        """Note nothing."""
+
+
+class Running:
+    """The chunk being run.
+
+    `upto` is the end of what has begun. A signal handler may call `recall` at
+    any moment: `claim` moves `upto` first and looks at `stop` afterwards, so
+    that an item is either run here or given back.
+    """
+
+    __slots__ = ("end", "index", "number", "start", "stop", "upto")
+
+    def __init__(self, start: int, stop: int, number: int = 0) -> None:
+        self.number = number
+        self.start = self.index = self.upto = start
+        self.stop = self.end = stop
+
+    def claim(self, size: int) -> int:
+        """Begin up to `size` items; return the end of them, `index` if there are none left."""
+        upto = self.upto = min(self.index + size, self.stop)
+        if self.stop < upto:
+            upto = self.upto = self.index
+        return upto
+
+    def recall(self) -> tuple[int, int]:
+        """Give back what has not begun, as a range of indices."""
+        self.stop = begin = min(self.stop, self.upto)
+        end, self.end = self.end, begin
+        return begin, end
+
+
+class SharedRunning(Running):
+    """A chunk that another thread may recall."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, start: int, stop: int, number: int) -> None:
+        super().__init__(start, stop, number)
+        self._lock = threading.Lock()
+
+    def claim(self, size: int) -> int:
+        """Begin up to `size` items, as `Running.claim`."""
+        with self._lock:
+            return super().claim(size)
+
+    def recall(self) -> tuple[int, int]:
+        """Give back what has not begun, as `Running.recall`."""
+        with self._lock:
+            return super().recall()
+
+
+class Pace:
+    """The measured length of a function's items, in one worker."""
+
+    __slots__ = ("items", "seconds")
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.seconds = 0.0
+
+    def bulk_size(self) -> int:
+        """Return how many items to run without looking up, 1 while little is known."""
+        if self.items < BULK_AFTER or self.seconds >= BULK_SECONDS * self.items:
+            return 1
+        return max(1, int(BULK_SLICE_SECONDS * self.items / max(self.seconds, 1e-9)))
+
+    def add(self, items: int, seconds: float) -> None:
+        """Learn from `items` that took `seconds`; the far past counts for less."""
+        if self.items > 8 * BULK_AFTER:
+            self.items >>= 1
+            self.seconds *= 0.5
+        self.items += items
+        self.seconds += seconds
+
+
+def caller(func: Callable[..., Any], style: int) -> Callable[[Any], Any]:
+    """Return a function of one item that calls `func` in the given style."""
+    if style == CALL_STAR:
+        return lambda item: func(*item)
+    if style == CALL_ARGUMENTS:
+        return lambda item: func(*item[0], **item[1])
+    return func
+
+
+def run_chunk(
+    call: Callable[[Any], Any],
+    items: Iterator[Any],
+    running: Running,
+    budget: float,
+    pace: Pace,
+    journal: Journal,
+) -> tuple[list[Any], dict[int, BaseException]]:
+    """Return the values of the items that were run, and the exceptions by offset."""
+    values: list[Any] = []
+    errors: dict[int, BaseException] = {}
+    began = now = perf_counter()
+    start = running.start
+    while running.index < running.stop:
+        upto = running.claim(pace.bulk_size())
+        if upto == running.index:
+            break
+        size = upto - running.index
+        journal.at(running.index, upto)
+        try:
+            if size == 1:
+                value = call(next(items))
+                journal.finished(running.index, value)
+                values.append(value)
+            else:
+                values.extend(map(call, islice(items, size)))
+                if len(values) < upto - start:
+                    # `extend` takes a StopIteration out of the task for the end of the items.
+                    raise StopIteration
+        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its result
+            errors[len(values)] = _without_our_frames(error)
+            values.append(None)
+        before, now = now, perf_counter()
+        done = start + len(values)
+        pace.add(done - running.index, now - before)
+        running.index = done
+        if now - began > budget or journal.full:
+            break
+    return values, errors
+
+
+def _without_our_frames(error: BaseException) -> BaseException:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
+
+
+def short_repr(value: object, limit: int = 100) -> str:
+    """Return `repr(value)`, cut to `limit` characters; never raises."""
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not hide the real error
+        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def function_name(func: object) -> str:
+    """Return the name a user would call `func` by."""
+    inner = getattr(func, "func", None)
+    if inner is not None and not hasattr(func, "__qualname__"):
+        return f"partial({function_name(inner)})"
+    name = getattr(func, "__qualname__", None) or type(func).__qualname__
+    return str(name)
+
+
+def format_traceback(error: BaseException) -> str:
+    """Return the traceback of `error` as text, or its `repr` if it cannot be formatted."""
+    import traceback  # noqa: PLC0415 - 3 ms that only failures need
+
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # noqa: BLE001 - an exception with a broken __str__
+        return f"{type(error).__name__}: {sys.exc_info()[1]!r} while formatting it\n"
