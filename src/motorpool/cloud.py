@@ -39,7 +39,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     `needed` collects the names of mirrored modules that the pickle refers to.
     """
 
-    mirrored: ClassVar[set[str]] = set(MAIN_MODULES)
+    mirrored: ClassVar[dict[str, None]] = dict.fromkeys(MAIN_MODULES)
 
     def __init__(self, file: io.BytesIO, by_value: frozenset[Name] = frozenset()) -> None:
         super().__init__(file, protocol=5)
@@ -79,12 +79,14 @@ def home_of(obj: Any) -> Name | None:
     module_name = getattr(obj, "__module__", None)
     qualname = getattr(obj, "__qualname__", None)
     module = sys.modules.get(module_name) if isinstance(module_name, str) else None
-    if module is None or not isinstance(qualname, str):
+    if module is None or not isinstance(module_name, str) or not isinstance(qualname, str):
         return None
+    if module is sys.modules.get("__main__"):  # multiprocessing gives it a second name
+        module_name = "__main__"
     found: Any = module
     for part in qualname.split("."):
         found = getattr(found, part, None)
-    return (module.__name__ and module_name, qualname.split(".")[0]) if found is obj else None
+    return (module_name, qualname.split(".")[0]) if found is obj else None
 
 
 def dumps_by_value(obj: object) -> bytes:

@@ -66,7 +66,9 @@ def inherited_by_fork() -> dict[Name, Any]:
     names: dict[Name, Any] = {}
     for module_name in MAIN_MODULES:
         module = sys.modules.get(module_name)
-        for name, value in list(vars(module).items()) if module is not None else ():
+        if module is None or (names and module is sys.modules["__main__"]):
+            continue
+        for name, value in list(vars(module).items()):
             names[module_name, name] = _remember(value)
     return names
 
@@ -106,7 +108,7 @@ def closure(roots: Iterable[Name]) -> tuple[dict[Name, Any], set[Name]]:
     return found, assigned
 
 
-def _homes_of_parts(value: Any, home_of: Any, mirrored: set[str]) -> list[Name]:
+def _homes_of_parts(value: Any, home_of: Any, mirrored: dict[str, None]) -> list[Name]:
     parts = [*getattr(value, "__mro__", ())[1:], type(value)]
     homes = (home_of(part) for part in parts)
     return [home for home in homes if home is not None and home[0] in mirrored]

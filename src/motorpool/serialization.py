@@ -236,10 +236,11 @@ def _find_broken(value: object) -> BaseException | None:
 
 def is_main_function(func: object) -> bool:
     """Tell whether `func` is a plain function that `__main__` knows by its name."""
-    if type(func) is not types.FunctionType or func.__module__ not in MAIN_MODULES:
-        return False
-    module = sys.modules.get(func.__module__)
-    return module is not None and vars(module).get(func.__qualname__) is func
+    return (
+        type(func) is types.FunctionType
+        and func.__module__ == "__main__"
+        and vars(sys.modules["__main__"]).get(func.__qualname__) is func
+    )
 
 
 __all__ = [

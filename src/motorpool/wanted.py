@@ -21,7 +21,7 @@ def answer(definitions: Definitions, known: Known, module: str, name: str | None
     if name is None:
         if not hasattr(found, "__dict__") or getattr(found, "__file__", "").endswith(".so"):
             return False, None, None
-        CloudPickler.mirrored.add(module)
+        CloudPickler.mirrored[module] = None
         return True, None, None
     if name not in vars(found):
         return False, None, None

@@ -9,6 +9,8 @@ fork the inherited `__main__` becomes the mirror, with all that it holds.
 The script itself is never run again in a worker.
 """
 
+import copyreg
+import importlib
 import importlib.abc
 import importlib.machinery
 import sys
@@ -28,9 +30,9 @@ class Mirrors:
 
     def install(self) -> None:
         """Make `__main__` a mirror, and find unknown modules at the parent's."""
-        self.adopt("__main__")
-        if "__mp_main__" in sys.modules:
-            self.adopt("__mp_main__")
+        # Objects of a program that is itself a spawned process use the second name.
+        sys.modules["__mp_main__"] = self.adopt("__main__")
+        copyreg.pickle(Mirror, _name_mirror)
         sys.meta_path.append(_AskingFinder(self))
 
     def adopt(self, name: str) -> ModuleType:
@@ -78,6 +80,10 @@ class _AskingFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave the module empty: its names come on demand."""
+
+
+def _name_mirror(mirror: Mirror) -> tuple[Any, ...]:
+    return importlib.import_module, (mirror.__name__,)
 
 
 def module_globals(name: str) -> dict[str, Any]:
