@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
-from motorpool.serialization import MAIN_MODULES
+from motorpool.serialization import MAIN_MODULES, reducers
 from motorpool.worker.mirror import module_globals
 
 Name = tuple[str, str]
@@ -43,6 +43,9 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def __init__(self, file: io.BytesIO, by_value: frozenset[Name] = frozenset()) -> None:
         super().__init__(file, protocol=5)
+        table = reducers()
+        if table is not None:
+            self.dispatch_table = self.dispatch_table.new_child(table)
         self.by_value = by_value
         self.needed: set[Name] = set()
         self._mirror_ids: dict[int, str] = {}

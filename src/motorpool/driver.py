@@ -149,7 +149,11 @@ class Driver:
         self._attendant = Attendant(engine.fileno(), self._attend, self._attend_if_needed)
         self._closed = False
         self._end: BaseException | None = None  # why no job will ever end
-        self._execute(self._scheduler.start())
+        try:
+            self._execute(self._scheduler.start())
+        except BaseException:
+            engine.close(0.0)
+            raise
 
     # Submitting.
 

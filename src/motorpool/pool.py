@@ -1,6 +1,7 @@
 """`Pool` and `ThreadPool`: what users hold. Signatures, checks, and the pool's life."""
 
 import multiprocessing.pool
+import operator
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -75,7 +76,8 @@ class Pool(multiprocessing.pool.Pool):
         _check_initializer(initializer)
         _check_tasks(maxtasksperchild)
         self._maxtasksperchild = maxtasksperchild
-        engine = self._make_engine(initializer, tuple(initargs))
+        initargs = tuple(initargs)
+        engine = self._make_engine(initializer, initargs)
         self._driver = Driver(engine, self._processes, maxtasksperchild)
         self._state = _RUN
         self._finalizer = weakref.finalize(self, Driver.terminate, self._driver)
@@ -443,6 +445,7 @@ def _terminate_at_exit(driver: "weakref.ref[Driver]") -> None:
 def _check_processes(processes: int | None) -> int:
     if processes is None:
         return cpu_count()
+    processes = operator.index(processes)
     if processes < 1:
         msg = f"Number of processes must be at least 1, not {processes!r}"
         raise ValueError(msg)

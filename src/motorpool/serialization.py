@@ -6,6 +6,8 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 `definitions.py`), so that both sides mean the same class by the same name.
 """
 
+import copyreg
+import io
 import pickle
 import sys
 import types
@@ -26,7 +28,14 @@ loads = pickle.loads
 def dumps(obj: object) -> bytes:
     """Return `obj` pickled; raises what the pickler raised if it cannot be."""
     try:
-        return pickle.dumps(obj, PROTOCOL)
+        table = reducers()
+        if table is None:
+            return pickle.dumps(obj, PROTOCOL)
+        file = io.BytesIO()
+        pickler = pickle.Pickler(file, PROTOCOL)
+        pickler.dispatch_table = table
+        pickler.dump(obj)
+        return file.getvalue()
     except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
         from motorpool.cloud import dumps_by_value  # noqa: PLC0415 - cloudpickle is slow to import
 
@@ -34,6 +43,27 @@ def dumps(obj: object) -> bytes:
             return dumps_by_value(obj)
         except Exception as second:
             raise second from error
+
+
+class _Reducers:
+    """How `multiprocessing` pickles connections, sockets and the like, once it is imported."""
+
+    known: tuple[int, int] = (0, 0)
+    table: dict[type, Any] | None = None
+
+
+def reducers() -> dict[type, Any] | None:
+    """Return the reducers of `multiprocessing.reduction` and `copyreg`; None if not imported."""
+    reduction = sys.modules.get("multiprocessing.reduction")
+    if reduction is None:
+        return None
+    extra = reduction.ForkingPickler._extra_reducers  # noqa: SLF001 - registered there by many
+    known = len(extra), len(copyreg.dispatch_table)
+    if known != _Reducers.known:
+        # A plain dict: the C pickler looks into it without a call.
+        _Reducers.table = {**copyreg.dispatch_table, **extra}
+        _Reducers.known = known
+    return _Reducers.table
 
 
 def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
@@ -181,8 +211,6 @@ def load_tolerantly(payload: bytes) -> tuple[Any, list[BaseException | None]]:
     The slow way, taken only after the fast one has failed, to spare the items
     that travelled in the same frame as a broken one.
     """
-    import io  # noqa: PLC0415 - a rare path
-
     value = cast("Any", _TolerantUnpickler(io.BytesIO(payload)).load())
     values = value[0] if isinstance(value, tuple) else value
     return value, [_find_broken(part) for part in values]
@@ -224,8 +252,6 @@ def _find_broken(value: object) -> BaseException | None:
                 found.append(obj.error)
                 return "broken"
             return None
-
-    import io  # noqa: PLC0415 - a rare path
 
     try:
         Finder(io.BytesIO(), PROTOCOL).dump(value)

@@ -101,8 +101,6 @@ class ProcessEngine:
         self._context = context
         self._method = context.get_start_method()
         self._initializer = (initializer, initargs) if initializer is not None else None
-        self._initializer_payload: bytes | None = None
-        self._initializer_roots: tuple[tuple[str, str], ...] = ()
         self._definitions = Definitions()
         self._workers: dict[int, _Worker] = {}
         self._by_fd: dict[int, _Worker] = {}
@@ -201,7 +199,7 @@ class ProcessEngine:
 
         def make(_handle: object) -> starting.Popen:
             if self._method == "fork":
-                made.append(starting.start_by_fork(handle, fd, page))
+                made.append(starting.start_by_fork(handle, fd, page, self._initializer))
                 made.append(set_up())
             elif self._method == "spawn":
                 made.extend(starting.start_by_spawn(handle, fd, page, set_up))
@@ -211,22 +209,15 @@ class ProcessEngine:
             return popen
 
         handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
-        try:
-            handle.start()
-        except TypeError as error:
-            if made:
-                raise
-            msg = f"the initializer's arguments cannot be sent: {error}"
-            raise TypeError(msg) from error
+        handle.start()
         self._new_known = known
         payload: bytes = made[1]
         return payload
 
     def _set_up(self, handle: process.BaseProcess, known: Known) -> bytes:
-        if self._method == "fork":
-            identity = None
-        else:
-            identity = starting.identity_of(handle, self._method)
+        if self._method == "fork":  # All else is inherited.
+            return dumps(Setup(None, None, None))
+        identity = starting.identity_of(handle, self._method)
         definitions = initializer = None
         if self._initializer is not None:
             initializer, definitions = self._pickle_initializer(known)

@@ -138,7 +138,7 @@ class ServedPopen(Popen):
 
 
 def start_by_fork(
-    worker: process.BaseProcess, fd: int, page: int, _set_up: SetUp | None = None
+    worker: process.BaseProcess, fd: int, page: int, initializer: object
 ) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
@@ -154,7 +154,7 @@ def start_by_fork(
         if pid == 0:
             code = 1
             try:
-                worker._target = lambda: work(fd, page, lifeline)  # type: ignore[attr-defined] # noqa: SLF001
+                worker._target = lambda: work(fd, page, lifeline, -1, initializer)  # type: ignore[attr-defined] # noqa: SLF001
                 worker._config["daemon"] = False  # type: ignore[attr-defined] # noqa: SLF001 - it may have children
                 code = worker._bootstrap(parent_sentinel=lifeline)  # type: ignore[attr-defined] # noqa: SLF001
             finally:

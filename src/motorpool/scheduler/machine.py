@@ -305,8 +305,10 @@ class Scheduler:
 
     def _send(self, worker: Worker, job: Job) -> None:
         most = job.chunksize or chunk_size(job.pending(), self.size, job.cost.seconds)
-        start, stop = job.take(int(min(most, worker.tasks_left)))
-        worker.tasks_left -= stop - start
+        if not job.chunksize:
+            most = int(min(most, worker.tasks_left))
+        start, stop = job.take(most)
+        worker.tasks_left -= self._tasks(job, start, stop)
         self._number = number = self._number + 1
         if not worker.chunks:
             worker.news = self._now
@@ -314,6 +316,11 @@ class Scheduler:
         worker.chunks.append([number, job.id, start, stop])
         budget = float("inf") if job.chunksize else BUDGET_SECONDS
         self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
+
+    @staticmethod
+    def _tasks(job: Job | None, start: int, stop: int) -> int:
+        """Return what a chunk counts: as in the stdlib, one if the user made it."""
+        return 1 if job is not None and job.chunksize else stop - start
 
     # What comes back.
 
@@ -332,7 +339,8 @@ class Scheduler:
         worker.chunks.remove(chunk)
         worker.news = self._now
         job = self.jobs.get(job_id)
-        worker.tasks_left += stop - event.stop
+        if job is None or not job.chunksize:
+            worker.tasks_left += stop - event.stop
         if job is not None:
             done = event.stop - start
             if done:
@@ -350,7 +358,8 @@ class Scheduler:
         if chunk is None:
             return
         job = self.jobs.get(chunk[1])
-        worker.tasks_left += chunk[3] - event.start
+        if job is None or not job.chunksize:
+            worker.tasks_left += chunk[3] - event.start
         if job is not None:
             job.give_back(event.start, chunk[3])
             self._enqueue(job)
@@ -362,7 +371,7 @@ class Scheduler:
         if chunk is None:
             return
         worker.chunks.remove(chunk)
-        worker.tasks_left += chunk[3] - chunk[2]
+        worker.tasks_left += self._tasks(self.jobs.get(chunk[1]), chunk[2], chunk[3])
         self._isolate(chunk, FailItem(chunk[1], chunk[2], event.error, None))
         self._offer(worker)
 

@@ -55,8 +55,11 @@ class Function(NamedTuple):
 class Worker:
     """The loop of a worker process and what it holds."""
 
-    def __init__(self, fd: int, page: Page, lifeline: int, tracker: int) -> None:
+    def __init__(
+        self, fd: int, page: Page, lifeline: int, tracker: int, initializer: Any
+    ) -> None:
         self._fd = fd
+        self._initializer = initializer
         self._lifeline = lifeline
         self._tracker = tracker
         self._page = page
@@ -113,7 +116,10 @@ class Worker:
             if setup.definitions is not None:
                 self._define(setup.definitions)
             if setup.initializer is not None:
-                initializer, arguments = self._load(setup.initializer)
+                self._initializer = self._load(setup.initializer)
+            if self._initializer is not None:
+                initializer, arguments = self._initializer
+                self._initializer = None
                 initializer(*arguments)
         except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a result
             failure = describe_failure(error, os.getpid(), "", "the initializer", "start")
@@ -288,8 +294,13 @@ def die_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
-def work(fd: int, page: int, lifeline: int, tracker: int = -1) -> None:
-    """Be a worker on channel `fd`: the whole life of one, in a process of its own."""
+def work(
+    fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any = None
+) -> None:
+    """Be a worker on channel `fd`: the whole life of one, in a process of its own.
+
+    Under fork, `initializer` is inherited, with its arguments; else it is sent.
+    """
     become_worker()
     die_with_parent(lifeline)
-    Worker(fd, Page(page), lifeline, tracker).serve()
+    Worker(fd, Page(page), lifeline, tracker, initializer).serve()

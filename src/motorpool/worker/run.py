@@ -125,7 +125,7 @@ class Pace:
 def caller(func: Callable[..., Any], style: int) -> Callable[[Any], Any]:
     """Return a function of one item that calls `func` in the given style."""
     if style == CALL_STAR:
-        return lambda item: func(*item)
+        return lambda item: func(*tuple(item))
     if style == CALL_ARGUMENTS:
         return lambda item: func(*item[0], **item[1])
     return func

@@ -1,0 +1,85 @@
+# Needs Python 3.10 or later (with venv) and make; fetches everything else by
+# pip into .venv/<version>. `make PYTHON=python3.12 <target>` picks another
+# interpreter, and each version has an environment of its own.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+VENV := .venv/$(VERSION)
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
+SOURCES := src tests examples
+
+# A stamp file says that a step is done; pyproject.toml being newer undoes it.
+CREATED := $(VENV)/.created
+INSTALLED := $(VENV)/.installed
+TEST_TOOLS := $(VENV)/.test-tools
+DOWNSTREAM := $(VENV)/.downstream
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test quick downstream lint format clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: STEPS := 2
+demo: $(INSTALLED) ## Measure the standard library in parallel and print the findings
+	@$(BIN)/python examples/stdlib_census.py
+
+test: STEPS := 3
+test: lint ## Check the source, then run every test but the downstream ones
+	@echo "== pytest, Python $(VERSION)"
+	@$(BIN)/python -m pytest -q -m 'not downstream' --durations=10 $(PYTEST_ARGS)
+
+quick: STEPS := 3
+quick: $(TEST_TOOLS) ## Run the tests marked `quick`, no linters
+	@echo "== pytest -m quick, Python $(VERSION)"
+	@$(BIN)/python -m pytest -q -m quick $(PYTEST_ARGS)
+
+downstream: STEPS := 4
+downstream: $(DOWNSTREAM) ## Run third-party programs on motorpool (fetches SciPy and others)
+	@echo "== pytest -m downstream, Python $(VERSION)"
+	@$(BIN)/python -m pytest -q -m downstream $(PYTEST_ARGS)
+
+lint: STEPS := 3
+lint: $(TEST_TOOLS) ## Check style, types and layers
+	@echo "== ruff"
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@echo "== mypy"
+	@$(BIN)/mypy
+	@echo "== import-linter"
+	@$(BIN)/lint-imports
+
+format: STEPS := 3
+format: $(TEST_TOOLS) ## Rewrite the source in the style that `lint` asks for
+	@$(BIN)/ruff check --fix-only $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+clean: ## Remove the environments, builds and caches
+	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is not a Python 3.10 or later; name one with PYTHON=..." >&2; exit 1; }
+	@echo "[1/$(STEPS)] creating environment $(VENV)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(INSTALLED): pyproject.toml | $(CREATED)
+	@echo "[2/$(STEPS)] installing motorpool"
+	@$(PIP) -e .
+	@touch $@
+
+$(TEST_TOOLS): $(INSTALLED)
+	@echo "[3/$(STEPS)] installing what the tests need (a minute or two, the first time)"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(DOWNSTREAM): $(TEST_TOOLS)
+	@echo "[4/$(STEPS)] installing the third-party programs (a few hundred megabytes)"
+	@$(PIP) -e '.[test,downstream]'
+	@touch $@

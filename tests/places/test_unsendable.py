@@ -1,0 +1,183 @@
+"""What cannot be sent to a worker is refused at the call, by name."""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import pickle
+import re
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+import motorpool
+
+from .places import script_file
+from .steps import IMPORT_POOL, Step, start_method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DEADLINE = 30
+
+METHODS = multiprocessing.get_all_start_methods()
+
+
+class Connection:
+    """Holds a socket, which belongs to one process."""
+
+    def __init__(self) -> None:
+        """Open the socket."""
+        self.sock = socket.socket()
+
+    def __del__(self) -> None:
+        """Close the socket, before Python warns of it."""
+        self.sock.close()
+
+
+class Client:
+    """A callable that cannot leave its process."""
+
+    def __init__(self) -> None:
+        """Connect."""
+        self.conn = Connection()
+
+    def __call__(self, n: int) -> int:
+        """Return `n`."""
+        return n
+
+    def fetch(self, n: int) -> int:
+        """Return `n`."""
+        return n
+
+
+def guarded() -> Callable[[int], int]:
+    """Return a closure over a lock."""
+    gate = threading.Lock()
+
+    def enter(n: int) -> int:
+        with gate:
+            return n
+
+    return enter
+
+
+def calls_guarded() -> Callable[[int], int]:
+    """Return a closure over a closure over a lock."""
+    inner = guarded()
+    return lambda n: -inner(n)
+
+
+def with_option(n: int, option: object = None) -> int:
+    """Return `n`, whatever the option."""
+    return n if option is None else -n
+
+
+# How to make it, and the names that lead from it to what fails, in order.
+CULPRITS: dict[str, tuple[Callable[[], Callable[[int], int]], list[str]]] = {
+    "closure": (guarded, ["enter", "gate"]),
+    "nested closure": (calls_guarded, ["inner", "gate"]),
+    "callable object": (Client, ["Client", "conn", "sock"]),
+    "bound method": (lambda: Client().fetch, ["Client", "conn", "sock"]),
+    "partial": (
+        lambda: functools.partial(with_option, option=threading.Lock()),
+        ["with_option|partial", "option"],
+    ),
+}
+
+CALLS: dict[str, Callable[[motorpool.Pool, Callable[[int], int]], object]] = {
+    "apply": lambda pool, function: pool.apply(function, (1,)),
+    "apply_async": lambda pool, function: pool.apply_async(function, (1,)),
+    "map": lambda pool, function: pool.map(function, [1, 2]),
+    "map_async": lambda pool, function: pool.map_async(function, [1, 2]),
+    "starmap": lambda pool, function: pool.starmap(function, [(1,), (2,)]),
+    "starmap_async": lambda pool, function: pool.starmap_async(function, [(1,), (2,)]),
+    "imap": lambda pool, function: pool.imap(function, [1, 2]),
+    "imap_unordered": lambda pool, function: pool.imap_unordered(function, [1, 2]),
+}
+
+
+def names_in_order(names: list[str]) -> re.Pattern[str]:
+    """Return a pattern for a text that has these words, in this order."""
+    return re.compile(".*".join(rf"\b({name})\b" for name in names), re.DOTALL)
+
+
+def test_error_is_what_old_code_catches() -> None:
+    """`except pickle.PicklingError` catches it, and so does motorpool's own root."""
+    assert issubclass(motorpool.NotPicklableError, pickle.PicklingError)
+    assert issubclass(motorpool.NotPicklableError, motorpool.MotorpoolError)
+
+
+@pytest.mark.parametrize("culprit", CULPRITS)
+def test_unsendable_function_is_refused_with_the_path(
+    process_pool: motorpool.Pool, culprit: str
+) -> None:
+    """The message leads from the function to the part that cannot be sent."""
+    make, path = CULPRITS[culprit]
+    function = make()
+
+    with pytest.raises(motorpool.NotPicklableError) as caught:
+        process_pool.map_async(function, [1, 2, 3])
+
+    assert names_in_order(path).search(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_unsendable_function_is_refused_at_the_call(
+    process_pool: motorpool.Pool, call: str
+) -> None:
+    """No method waits for `get`, or for the first `next`, to refuse a function."""
+    function = guarded()
+
+    with pytest.raises(motorpool.NotPicklableError):
+        CALLS[call](process_pool, function)
+
+
+def test_pool_goes_on_after_a_refusal(process_pool: motorpool.Pool) -> None:
+    """A refused call leaves nothing behind in the pool."""
+    with pytest.raises(motorpool.NotPicklableError):
+        process_pool.map_async(guarded(), [1, 2, 3])
+
+    assert process_pool.map_async(abs, [-1, 2, -3]).get(DEADLINE) == [1, 2, 3]
+
+
+def test_unsendable_item_is_refused_by_its_result(process_pool: motorpool.Pool) -> None:
+    """An item that cannot be sent fails its own call, with the path to the part."""
+    with pytest.raises(motorpool.NotPicklableError) as caught:
+        process_pool.map_async(id, [Connection()]).get(DEADLINE)
+
+    assert names_in_order(["Connection", "sock"]).search(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+def test_unsendable_global_is_named(tmp_path: Path, method: str) -> None:
+    """A function of a script that needs a global lock learns which one stays behind."""
+    step = Step(
+        "global",
+        f"""\
+import pickle
+import threading
+{IMPORT_POOL}
+
+GATE = threading.Lock()
+
+def enter(n):
+    with GATE:
+        return n
+
+with Pool(1) as pool:
+    try:
+        print(pool.map_async(enter, [1]).get({DEADLINE}))
+    except pickle.PicklingError as error:
+        print("GATE" in str(error), type(error).__name__)
+""",
+        printed="True NotPicklableError",
+    )
+
+    finished = script_file((start_method(method), step), tmp_path)
+
+    assert step.output_in(finished.stdout) == step.printed, str(finished)
+    assert finished.is_clean, str(finished)

@@ -1,0 +1,290 @@
+"""Streams: `imap` and `imap_unordered` pull their input as it is needed."""
+
+import itertools
+import threading
+
+import pytest
+
+import workloads
+from conftest import DEADLINE, eventually, outcomes
+
+STREAMS = ("imap", "imap_unordered")
+LOOK_AHEAD = 200
+"""More than this ahead of the reader, for two workers, counts as swallowing."""
+
+
+class Counted:
+    """An endless input that knows how many of its items were pulled."""
+
+    def __init__(self):
+        self.pulled = 0
+
+    def __iter__(self):
+        for number in itertools.count():
+            self.pulled += 1
+            yield number
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", STREAMS)
+def test_endless_input_gives_results(pool, method):
+    """An endless generator is no obstacle to the first results."""
+    stream = getattr(pool, method)(workloads.square, itertools.count())
+    first = list(itertools.islice(stream, 50))
+
+    assert len(set(first)) == 50
+    if method == "imap":
+        assert first == [n * n for n in range(50)]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", STREAMS)
+def test_input_is_pulled_little_ahead_of_the_reader(pool, method):
+    """A slow reader keeps the input from being swallowed."""
+    items = Counted()
+    stream = getattr(pool, method)(workloads.square, items)
+    ahead = []
+    for read, _ in enumerate(itertools.islice(stream, 1000), start=1):
+        if read % 10 == 0:
+            # A round trip on the same pool: time enough to pull much more.
+            pool.apply(workloads.square, (read,))
+        ahead.append(items.pulled - read)
+
+    assert max(ahead) < LOOK_AHEAD
+
+
+@pytest.mark.parametrize("chunksize", [2, 16])
+@pytest.mark.parametrize("method", STREAMS)
+def test_chunks_are_pulled_little_ahead_of_the_reader(pool, method, chunksize):
+    """The bound counts chunks where the caller asked for chunks."""
+    items = Counted()
+    stream = getattr(pool, method)(workloads.square, items, chunksize)
+    ahead = []
+    for read, _ in enumerate(itertools.islice(stream, 1000), start=1):
+        if read % 20 == 0:
+            pool.apply(workloads.square, (read,))
+        ahead.append(items.pulled - read)
+
+    assert max(ahead) < LOOK_AHEAD * chunksize
+
+
+def test_nothing_more_is_pulled_while_nobody_reads(pool):
+    """A stream that is not read comes to rest."""
+    items = Counted()
+    stream = pool.imap(workloads.square, items)
+    next(stream)
+    pool.map(workloads.square, range(2000), chunksize=1)
+    pulled = items.pulled
+    pool.map(workloads.square, range(2000), chunksize=1)
+
+    assert pulled < LOOK_AHEAD
+    assert items.pulled == pulled
+
+
+def test_two_endless_streams_share_the_pool(pool):
+    """Two endless inputs are read in turns without starving each other."""
+    left = pool.imap(workloads.square, itertools.count())
+    right = pool.imap(workloads.same, itertools.count(1000))
+    pairs = list(itertools.islice(zip(left, right, strict=True), 100))
+
+    assert pairs == [(n * n, n + 1000) for n in range(100)]
+
+
+def test_map_works_beside_an_endless_stream(pool):
+    """Other calls get their turn while an endless stream is open."""
+    stream = pool.imap_unordered(workloads.square, itertools.count())
+    next(stream)
+
+    assert pool.map(workloads.square, range(100)) == [n * n for n in range(100)]
+    assert next(stream) is not None
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_memory_stays_flat_over_a_long_input(start_script, method, engine):
+    """A long stream of large items needs the memory of a few of them."""
+    script = start_script(
+        f"""
+import resource
+def items(count):
+    for number in range(count):
+        yield number.to_bytes(4, "big") * 2500
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+with open_pool() as pool:
+    for _ in pool.{method}(workloads.same, items(500)):
+        pass
+    before = peak()
+    count = sum(1 for _ in pool.{method}(workloads.same, items(8000)))
+    print(count, (peak() - before) // 1024)
+""",
+        engine,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    count, megabytes = map(int, finished.stdout.split())
+    assert count == 8000
+    assert megabytes < 30, "the items alone are 80 MB, and so are the results"
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", STREAMS)
+def test_results_come_before_the_error_of_the_input(pool, method):
+    """What the input gave before it failed is computed; then its error is raised."""
+
+    def items():
+        yield from range(5)
+        msg = "input broke"
+        raise LookupError(msg)
+
+    stream = getattr(pool, method)(workloads.square, items())
+    *values, error = outcomes(stream)
+
+    assert sorted(values) == [0, 1, 4, 9, 16]
+    assert type(error) is LookupError
+    assert str(error) == "input broke"
+    assert pool.apply(workloads.square, (3,)) == 9
+
+
+@pytest.mark.parametrize("chunksize", [2, 3, 50])
+def test_items_of_a_broken_chunk_are_computed(pool, chunksize):
+    """An input that fails within a chunk loses none of the items before."""
+
+    def items():
+        yield from range(5)
+        msg = "input broke"
+        raise LookupError(msg)
+
+    *values, error = outcomes(pool.imap(workloads.square, items(), chunksize))
+
+    assert values == [0, 1, 4, 9, 16]
+    assert type(error) is LookupError
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_input_that_fails_at_once_fails_at_the_first_result(pool, method):
+    """The error of an input that gives nothing is raised by `next`, not before."""
+
+    def items():
+        msg = "input broke"
+        raise LookupError(msg)
+        yield
+
+    stream = getattr(pool, method)(workloads.square, items())
+
+    with pytest.raises(LookupError, match="input broke"):
+        next(stream)
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_input_may_use_the_pool(pool, method):
+    """A generator may ask the very pool that it feeds."""
+
+    def items():
+        for number in range(20):
+            yield pool.apply(workloads.square, (number,))
+
+    stream = getattr(pool, method)(workloads.same, items())
+
+    assert sorted(stream) == [n * n for n in range(20)]
+
+
+def test_stream_may_feed_a_stream(pool):
+    """The results of one `imap` may be the input of another, on one pool."""
+    squares = pool.imap(workloads.square, range(50))
+    fourth_powers = pool.imap(workloads.square, squares)
+
+    assert list(fourth_powers) == [n**4 for n in range(50)]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", STREAMS)
+def test_ready_results_come_out_while_the_input_blocks(pool, method):
+    """An input that waits does not hold back results that are there."""
+    release = threading.Event()
+
+    def items():
+        yield from range(3)
+        assert release.wait(DEADLINE), "nobody read the results"
+        yield 3
+
+    stream = getattr(pool, method)(workloads.square, items())
+    try:
+        early = [stream.next(timeout=DEADLINE / 4) for _ in range(3)]
+        with pytest.raises(TimeoutError):
+            stream.next(timeout=0.01)
+    finally:
+        release.set()
+
+    assert sorted(early) == [0, 1, 4]
+    assert list(stream) == [9]
+
+
+def test_other_calls_go_on_while_the_input_blocks(pool):
+    """An input that waits holds up no other call on the pool."""
+    release = threading.Event()
+
+    def items():
+        yield 0
+        assert release.wait(DEADLINE), "nobody released the input"
+        yield 1
+
+    stream = pool.imap(workloads.square, items())
+    try:
+        given = pool.map_async(workloads.square, range(10)).get(timeout=DEADLINE / 4)
+    finally:
+        release.set()
+
+    assert given == [n * n for n in range(10)]
+    assert list(stream) == [0, 1]
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_stream_that_is_not_read_to_its_end_holds_up_nobody(make_pool, method):
+    """Leaving the pool while an endless stream is open ends the stream."""
+    items = Counted()
+    with make_pool() as pool:
+        stream = getattr(pool, method)(workloads.square, items)
+        next(stream)
+    pulled = items.pulled
+
+    assert pulled < LOOK_AHEAD
+    assert not eventually(lambda: items.pulled > pulled, timeout=0.1)
+
+
+def test_dropped_stream_stops_pulling(make_pool):
+    """A stream that nobody refers to pulls nothing and holds up nobody."""
+    items = Counted()
+    with make_pool() as pool:
+        next(pool.imap(workloads.square, items))
+        assert pool.map(workloads.square, range(100)) == [n * n for n in range(100)]
+
+    assert items.pulled < LOOK_AHEAD
+
+
+def test_long_input_arrives_whole(pool):
+    """A generator of a hundred thousand items loses and doubles none."""
+    stream = pool.imap_unordered(workloads.same, (n for n in range(100_000)), 500)
+
+    assert sum(stream) == sum(range(100_000))
+
+
+def test_stream_can_be_read_by_many_threads(pool):
+    """Threads that read one stream get each result once between them."""
+    stream = pool.imap(workloads.same, (n for n in range(400)))
+    found = []
+
+    def read():
+        found.extend(stream)
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(DEADLINE)
+
+    assert sorted(found) == list(range(400))

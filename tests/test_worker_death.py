@@ -1,0 +1,351 @@
+"""Worker processes that end in the middle of work: real ones, in every call."""
+
+import contextlib
+import functools
+import os
+import pickle
+import signal
+
+import pytest
+
+import motorpool
+import workloads
+from conftest import DEADLINE, eventually, outcome, outcomes
+
+DEATHS = {
+    "sigkill": (-signal.SIGKILL, "SIGKILL"),
+    "exit": (5, "5"),
+    "segfault": (-signal.SIGSEGV, "SIGSEGV"),
+    "abort": (-signal.SIGABRT, "SIGABRT"),
+}
+BAD = 50
+SQUARES = [n * n for n in range(100)]
+OTHERS = [n * n for n in range(100) if n != BAD]
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """Name the file in which a task writes its process id before it dies."""
+    return tmp_path / "trace"
+
+
+def deadly(trace, how="sigkill", bad=BAD):
+    """Return a function that ends its process at the `bad` item."""
+    return functools.partial(workloads.die_on, how, str(trace), bad)
+
+
+def assert_lost(error, trace, how="sigkill", index=BAD, item=BAD):
+    """Assert that the error tells what happened, where and to which item."""
+    exitcode, name = DEATHS[how]
+    assert type(error) is motorpool.WorkerLostError, repr(error)
+    assert error.exitcode == exitcode
+    assert error.pid == int(trace.read_text())
+    assert error.index == index
+    text = str(error)
+    assert name in text
+    assert repr(item) in text
+    assert str(error.pid) in text
+
+
+def assert_full_width(pool, worker_ids, width=2):
+    """Assert that all workers are at work, and that results are right."""
+    assert len(worker_ids(pool, width)) == width
+    squares = pool.map_async(workloads.square, range(100))
+    assert squares.get(timeout=DEADLINE) == SQUARES
+    assert pool._processes == width
+    assert eventually(lambda: len(pool._pool) == width)
+
+
+# Every way to die, in calls that tell item from item
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("how", DEATHS)
+def test_item_that_ends_its_worker_fails_alone(process_pool, worker_ids, trace, how):
+    """One lost item is one error; every other result of the stream arrives."""
+    found = outcomes(process_pool.imap_unordered(deadly(trace, how), range(100)))
+    errors = [value for value in found if isinstance(value, Exception)]
+
+    assert len(errors) == 1, errors
+    assert_lost(errors[0], trace, how)
+    assert sorted(v for v in found if not isinstance(v, Exception)) == OTHERS
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.parametrize("how", DEATHS)
+def test_call_that_ends_its_worker_fails_alone(process_pool, worker_ids, trace, how):
+    """Of a hundred calls, only the one that was running is lost."""
+    function = deadly(trace, how)
+    calls = [process_pool.apply_async(function, (n,)) for n in range(100)]
+    found = [outcome(call) for call in calls]
+    error = found.pop(BAD)
+
+    assert found == OTHERS
+    assert_lost(error, trace, how, index=error.index)
+    assert_full_width(process_pool, worker_ids)
+
+
+# Every call
+
+
+@pytest.mark.parametrize("how", ["sigkill", "exit"])
+def test_apply_of_a_deadly_task_raises(process_pool, worker_ids, trace, how):
+    """`apply` raises instead of waiting for ever."""
+    with pytest.raises(motorpool.WorkerLostError) as caught:
+        process_pool.apply(deadly(trace, how), (BAD,))
+
+    assert_lost(caught.value, trace, how, index=caught.value.index)
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("chunksize", [None, 1, 7, 100])
+@pytest.mark.parametrize("method", ["map", "map_async"])
+def test_map_over_a_deadly_item_raises(process_pool, worker_ids, trace, method, chunksize):
+    """A map raises for the item that was running, whatever the chunks."""
+    with pytest.raises(motorpool.WorkerLostError) as caught:
+        if method == "map":
+            process_pool.map(deadly(trace), range(100), chunksize)
+        else:
+            result = process_pool.map_async(deadly(trace), range(100), chunksize)
+            result.get(timeout=DEADLINE)
+
+    assert_lost(caught.value, trace)
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.parametrize("method", ["starmap", "starmap_async"])
+def test_starmap_over_a_deadly_item_raises(process_pool, worker_ids, trace, method):
+    """A starmap raises for the item that was running."""
+    function = functools.partial(workloads.die_on_pair, "sigkill", str(trace), BAD)
+    pairs = [(n, 1) for n in range(100)]
+    with pytest.raises(motorpool.WorkerLostError) as caught:
+        given = getattr(process_pool, method)(function, pairs)
+        given.get(timeout=DEADLINE)
+
+    assert_lost(caught.value, trace, item=(BAD, 1))
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_imap_over_a_deadly_item_raises_in_its_place(process_pool, worker_ids, trace, chunksize):
+    """`imap` gives the results before the lost item, the error, and those after."""
+    found = outcomes(process_pool.imap(deadly(trace), range(100), chunksize))
+    error = found.pop(BAD)
+
+    assert found == OTHERS
+    assert_lost(error, trace)
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.parametrize("chunksize", [7, 100])
+def test_imap_unordered_in_chunks_loses_one_item(process_pool, trace, chunksize):
+    """The other items of the lost item's chunk are done all the same."""
+    found = outcomes(process_pool.imap_unordered(deadly(trace), range(100), chunksize))
+    errors = [value for value in found if isinstance(value, Exception)]
+
+    assert len(errors) == 1
+    assert_lost(errors[0], trace)
+    assert sorted(v for v in found if not isinstance(v, Exception)) == OTHERS
+
+
+def test_items_are_not_run_twice(process_pool, tmp_path):
+    """No item that was done before a death is done again after it."""
+    log = tmp_path / "log"
+    log.touch()
+    noting = functools.partial(workloads.note_run_and_die_on, str(log), 20)
+    found = outcomes(process_pool.imap_unordered(noting, range(40), 10))
+    runs = [int(line) for line in log.read_text().split()]
+
+    assert sum(isinstance(value, Exception) for value in found) == 1
+    assert sorted(runs) == list(range(40))
+
+
+def test_error_callback_is_told_of_the_loss(process_pool, trace):
+    """The error callback of a lost call gets the error."""
+    told = []
+    result = process_pool.apply_async(
+        deadly(trace), (BAD,), callback=told.append, error_callback=told.append
+    )
+    error = outcome(result)
+
+    assert eventually(lambda: told) == [error]
+
+
+def test_lost_error_survives_pickling(process_pool, trace):
+    """The error can be sent on, with all its facts."""
+    error = outcome(process_pool.apply_async(deadly(trace), (BAD,)))
+    twin = pickle.loads(pickle.dumps(error))
+
+    assert type(twin) is motorpool.WorkerLostError
+    assert str(twin) == str(error)
+    assert (twin.exitcode, twin.pid, twin.index) == (
+        error.exitcode,
+        error.pid,
+        error.index,
+    )
+
+
+# Killed from outside
+
+
+@pytest.mark.quick
+def test_idle_worker_that_is_killed_is_replaced(process_pool, worker_ids):
+    """A worker killed while it has nothing to do costs no result."""
+    for _ in range(3):
+        os.kill(min(worker_ids(process_pool)), signal.SIGKILL)
+
+        squares = process_pool.map_async(workloads.square, range(100))
+        assert squares.get(timeout=DEADLINE) == SQUARES
+    assert_full_width(process_pool, worker_ids)
+
+
+def test_only_worker_killed_while_idle_is_replaced(make_process_pool, worker_ids):
+    """A pool of one works on after its idle worker was killed."""
+    pool = make_process_pool(1)
+    for _ in range(3):
+        os.kill(*worker_ids(pool, 1), signal.SIGKILL)
+        assert outcome(pool.apply_async(workloads.square, (3,))) == 9
+
+
+def test_all_idle_workers_killed_at_once_are_replaced(process_pool, worker_ids):
+    """All workers may be killed; the next call finds new ones."""
+    for pid in worker_ids(process_pool):
+        os.kill(pid, signal.SIGKILL)
+
+    squares = process_pool.map_async(workloads.square, range(100), chunksize=1)
+    assert squares.get(timeout=DEADLINE) == SQUARES
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.quick
+def test_all_busy_workers_killed_at_once_lose_what_they_ran(process_pool, worker_ids, tmp_path):
+    """Two running calls are lost with their workers; those that wait are done."""
+    pids = worker_ids(process_pool)
+    gate = str(tmp_path / "gate")
+    marks = [tmp_path / "first", tmp_path / "second"]
+    running = [
+        process_pool.apply_async(workloads.touch_then_wait, (str(mark), gate)) for mark in marks
+    ]
+    assert eventually(lambda: all(mark.exists() for mark in marks))
+    waiting = [process_pool.apply_async(workloads.square, (n,)) for n in range(20)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+
+    lost = [outcome(call) for call in running]
+    assert [type(error) for error in lost] == [motorpool.WorkerLostError] * 2
+    assert {error.pid for error in lost} == pids
+    assert [outcome(call) for call in waiting] == SQUARES[:20]
+    assert_full_width(process_pool, worker_ids)
+
+
+def test_killed_worker_is_noticed_while_nobody_waits(process_pool, tmp_path):
+    """A lost call is reported to its callback though nobody asks for the result."""
+    told = []
+    mark, gate = tmp_path / "mark", tmp_path / "gate"
+    process_pool.apply_async(
+        workloads.write_pid_then_wait, (str(mark), str(gate)), error_callback=told.append
+    )
+    assert eventually(lambda: mark.exists() and mark.read_text())
+    os.kill(int(mark.read_text()), signal.SIGKILL)
+
+    assert eventually(lambda: told)
+    assert type(told[0]) is motorpool.WorkerLostError
+
+
+def test_worker_asked_to_end_is_replaced(process_pool, worker_ids):
+    """SIGTERM from outside is one more way for a worker to be lost."""
+    os.kill(min(worker_ids(process_pool)), signal.SIGTERM)
+
+    squares = process_pool.map_async(workloads.square, range(100))
+    assert squares.get(timeout=DEADLINE) == SQUARES
+    assert_full_width(process_pool, worker_ids)
+
+
+# At bad moments
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.002, 0.01, 0.03, 0.06])
+def test_half_sent_result_is_a_lost_item(process_pool, worker_ids, delay):
+    """A worker killed around the sending of a large result harms nobody else."""
+    size = 32 * 2**20
+    calls = [
+        process_pool.apply_async(workloads.big_result_and_death, (size, delay)),
+        process_pool.apply_async(workloads.square, (3,)),
+    ]
+    big, small = map(outcome, calls)
+
+    assert small == 9 or type(small) is motorpool.WorkerLostError
+    assert type(big) in (bytes, motorpool.WorkerLostError), repr(big)[:200]
+    if type(big) is bytes:
+        assert big == b"x" * size
+    assert eventually(lambda: outcome(process_pool.apply_async(workloads.square, (2,))) == 4)
+    eventually(lambda: len(process_pool._pool) == 2)
+    with contextlib.suppress(motorpool.WorkerLostError):
+        worker_ids(process_pool)  # the delayed death may strike this call instead
+    assert_full_width(process_pool, worker_ids)
+
+
+def test_worker_killed_while_a_large_argument_is_sent(process_pool, worker_ids):
+    """A worker killed under a large argument is replaced; nobody waits for ever."""
+    data = b"x" * (16 * 2**20)
+    pids = worker_ids(process_pool)
+    calls = [process_pool.apply_async(len, (data,)) for _ in range(6)]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    found = [outcome(call) for call in calls]
+
+    lost = [value for value in found if value != len(data)]
+    assert len(lost) <= 2, "only what ran can be lost"
+    assert {type(error) for error in lost} <= {motorpool.WorkerLostError}
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.quick
+def test_items_that_always_kill_fail_alone(process_pool, worker_ids):
+    """Many poison items in a row do not use up the pool."""
+    function = functools.partial(workloads.die_on_multiples, 5)
+    calls = [process_pool.apply_async(function, (n,)) for n in range(40)]
+    found = [outcome(call) for call in calls]
+
+    for number, value in enumerate(found):
+        if number % 5 == 0:
+            assert type(value) is motorpool.WorkerLostError, repr(value)
+        else:
+            assert value == number * number
+    assert_full_width(process_pool, worker_ids)
+
+
+def test_nothing_but_poison_ends_with_an_error_for_each(process_pool, worker_ids):
+    """A stream of poison alone gives as many errors as it has items."""
+    function = functools.partial(workloads.die_on_multiples, 1)
+    found = outcomes(process_pool.imap_unordered(function, range(12)))
+
+    assert [type(error) for error in found] == [motorpool.WorkerLostError] * 12
+    assert sorted(error.index for error in found) == list(range(12))
+    assert_full_width(process_pool, worker_ids)
+
+
+def test_deaths_among_recycled_workers_lose_one_item_each(make_process_pool):
+    """Recycling and dying at the same time loses only what died."""
+    pool = make_process_pool(2, maxtasksperchild=3)
+    function = functools.partial(workloads.die_on_multiples, 10)
+    found = outcomes(pool.imap(function, range(50)))
+
+    for number, value in enumerate(found):
+        if number % 10 == 0:
+            assert type(value) is motorpool.WorkerLostError, repr(value)
+        else:
+            assert value == number * number
+    assert len(found) == 50
+
+
+def test_pool_can_be_closed_right_after_a_death(make_process_pool, trace):
+    """`close` and `join` come back though a worker has just died."""
+    pool = make_process_pool()
+    result = pool.map_async(deadly(trace, bad=0), range(10), chunksize=1)
+    pool.close()
+    pool.join()
+
+    assert type(outcome(result)) is motorpool.WorkerLostError

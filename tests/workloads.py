@@ -1,0 +1,411 @@
+"""Importable functions and classes for the tests to send to workers."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+PATIENCE = 15.0
+"""Seconds that a task waits for something before it gives up."""
+
+
+def wait_until(condition):
+    """Return once `condition()` is true; raise after `PATIENCE`."""
+    limit = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > limit:
+            msg = "the awaited thing did not happen"
+            raise AssertionError(msg)
+        time.sleep(0.002)
+
+
+# Plain work
+
+
+def square(number):
+    """Return the square of `number`."""
+    return number * number
+
+
+def add(left, right=0, *, extra=0):
+    """Return the sum of all arguments."""
+    return left + right + extra
+
+
+def same(item):
+    """Return `item`."""
+    return item
+
+
+def process_id(_item=None):
+    """Return the id of the worker's process."""
+    return os.getpid()
+
+
+def count_arguments(*args, **kwargs):
+    """Return the arguments as they came."""
+    return args, kwargs
+
+
+# Meeting and waiting
+
+
+def meet(folder, count):
+    """Return the process id once `count` workers are in this call at a time."""
+    folder = Path(folder)
+    (folder / f"{os.getpid()}-{threading.get_ident()}").touch()
+    wait_until(lambda: len(list(folder.iterdir())) >= count)
+    return os.getpid()
+
+
+def wait_for(path, value=None):
+    """Return `value` once the file at `path` exists."""
+    wait_until(Path(path).exists)
+    return value
+
+
+def touch_then_wait(path, gate):
+    """Make the file `path`, then wait for the file `gate`."""
+    Path(path).touch()
+    wait_until(Path(gate).exists)
+    return path
+
+
+def write_pid_then_wait(path, gate):
+    """Write the process id to the file `path`, then wait for the file `gate`."""
+    Path(path).write_text(str(os.getpid()))
+    wait_until(Path(gate).exists)
+
+
+def mark_and_sleep(path):
+    """Make the file `path`, then sleep for longer than any test lasts."""
+    Path(path).touch()
+    time.sleep(60)
+
+
+def mark_and_spin(path):
+    """Make the file `path`, then keep the interpreter busy."""
+    Path(path).touch()
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        pass
+
+
+def mark_and_hold_the_lock(path):
+    """Make the file `path`, then stay in C code that lets no other thread run."""
+    Path(path).touch()
+    sum(range(6 * 10**9))
+
+
+def wait_or_fail(path, error):
+    """Raise an `error` if one is given, else wait for the file at `path`."""
+    if error is not None:
+        raise error(path)
+    wait_until(Path(path).exists)
+
+
+def wait_if_first(gate, item):
+    """Return `item`; the item 0 waits for the file `gate` first."""
+    if item == 0:
+        wait_until(Path(gate).exists)
+    return item
+
+
+def note_run(path, item):
+    """Append one line to the file at `path` and return `item`."""
+    with Path(path).open("a") as log:
+        log.write(f"{item}\n")
+    return item
+
+
+# Initializers
+
+_shared = {}
+
+
+def keep(**values):
+    """Keep the values for `kept_value` and `count_up`."""
+    _shared.update(values)
+
+
+def keep_positional(name, value):
+    """Keep one value."""
+    _shared[name] = value
+
+
+def kept_value(name):
+    """Return what the initializer kept."""
+    return _shared[name]
+
+
+def count_up(_item):
+    """Raise the shared counter by one."""
+    with _shared["counter"].get_lock():
+        _shared["counter"].value += 1
+
+
+def note_and_fail(path):
+    """Append a line to the file at `path`, then fail."""
+    with Path(path).open("a") as log:
+        log.write("started\n")
+    msg = "no licence for this worker"
+    raise LookupError(msg)
+
+
+def note_and_exit(path):
+    """Append a line to the file at `path`, then end the process."""
+    with Path(path).open("a") as log:
+        log.write("started\n")
+    os._exit(7)
+
+
+# Failing
+
+
+def fail(item):
+    """Raise an error that names the item."""
+    msg = f"cannot do {item!r}"
+    raise ValueError(msg)
+
+
+def fail_with(kind, *args):
+    """Raise an error of the class `kind`."""
+    raise kind(*args)
+
+
+def fail_on(bad, item):
+    """Return the square of `item`, or fail if it is among the `bad`."""
+    if item in bad:
+        msg = f"bad {item}"
+        raise ValueError(msg)
+    return item * item
+
+
+class NeedsTwo(Exception):
+    """An error whose constructor wants two arguments and passes one on."""
+
+    def __init__(self, left, right):
+        super().__init__(f"{left}-{right}")
+        self.left = left
+        self.right = right
+
+
+class NeedsKeyword(Exception):
+    """An error whose constructor wants a keyword."""
+
+    def __init__(self, *, code):
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class HoldsLock(Exception):
+    """An error that cannot be pickled."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class FailsToLoadError(Exception):
+    """An error that pickles and then cannot be loaded."""
+
+    def __reduce__(self):
+        return refuse_to_load, (str(self),)
+
+
+class OwnBaseException(BaseException):
+    """An exception outside of the Exception tree."""
+
+
+def raise_needs_two(_item):
+    """Raise an error that takes two arguments."""
+    raise NeedsTwo(1, 2)
+
+
+def raise_needs_keyword(_item):
+    """Raise an error that takes a keyword."""
+    raise NeedsKeyword(code=12)
+
+
+def raise_with_lock(_item):
+    """Raise an error that cannot be pickled."""
+    msg = "locked in"
+    raise HoldsLock(msg)
+
+
+def raise_fails_to_load(_item):
+    """Raise an error that cannot be unpickled."""
+    msg = "not to be loaded"
+    raise FailsToLoadError(msg)
+
+
+def raise_group(_item):
+    """Raise a group of two errors, one in a group of its own."""
+    inner = ExceptionGroup("inner", [KeyError("deep")])  # noqa: F821 - 3.11 on
+    raise ExceptionGroup("outer", [ValueError("flat"), inner])  # noqa: F821
+
+
+def raise_with_note(_item):
+    """Raise an error with a note of the task's own."""
+    error = ValueError("noted")
+    error.add_note("a note of the task")
+    raise error
+
+
+def raise_from_cause(_item):
+    """Raise an error that has a cause."""
+    try:
+        {}["inner key"]
+    except KeyError as error:
+        msg = "outer"
+        raise ValueError(msg) from error
+
+
+def raise_in_context(_item):
+    """Raise an error while another is being handled."""
+    try:
+        {}["inner key"]
+    except KeyError:
+        msg = "outer"
+        raise ValueError(msg)  # noqa: B904 - the context is the point
+
+
+def leave(code):
+    """Leave as scripts do."""
+    sys.exit(code)
+
+
+def interrupt(_item):
+    """Raise what Ctrl-C raises."""
+    raise KeyboardInterrupt
+
+
+def raise_own_base_exception(_item):
+    """Raise an exception outside of the Exception tree."""
+    msg = "based"
+    raise OwnBaseException(msg)
+
+
+# What does not travel
+
+
+def refuse_to_load(text):
+    """Fail; this is called where the object is unpickled."""
+    msg = f"refused to load: {text}"
+    raise RuntimeError(msg)
+
+
+class FailsToLoad:
+    """An object that pickles and then cannot be loaded."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return f"<FailsToLoad {self.name}>"
+
+    def __reduce__(self):
+        return refuse_to_load, (self.name,)
+
+
+class Holder:
+    """An object with a part that cannot be pickled."""
+
+    def __init__(self, name):
+        self.name = name
+        self.handle = threading.Lock()
+
+    def __repr__(self):
+        return f"<Holder {self.name}>"
+
+
+def lock_if(bad, item):
+    """Return `item`, or a lock in place of the `bad` one."""
+    return threading.Lock() if item == bad else item
+
+
+def unloadable_if(bad, item):
+    """Return `item`, or in place of the `bad` one what cannot be unpickled."""
+    return FailsToLoad(str(item)) if item == bad else item
+
+
+# Dying
+
+
+def _segfault():
+    ctypes.string_at(0)
+
+
+DEATHS = {
+    "sigkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: os._exit(5),
+    "segfault": _segfault,
+    "abort": os.abort,
+}
+
+
+def die(how, trace):
+    """Write the process id to the file `trace`, then end the process."""
+    Path(trace).write_text(str(os.getpid()))
+    with contextlib.suppress(Exception):
+        import faulthandler
+
+        faulthandler.disable()
+    DEATHS[how]()
+    time.sleep(PATIENCE)
+
+
+def die_on(how, trace, bad, item):
+    """Return the square of `item`; at the `bad` one the process ends."""
+    if item == bad:
+        die(how, trace)
+    return item * item
+
+
+def die_on_pair(how, trace, bad, item, other):
+    """Return the sum; at the `bad` item the process ends."""
+    if item == bad:
+        die(how, trace)
+    return item + other
+
+
+def note_run_and_die_on(path, bad, item):
+    """Append a line to the file at `path`; at the `bad` item the process ends."""
+    note_run(path, item)
+    if item == bad:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def die_on_multiples(divisor, item):
+    """Return the square of `item`; multiples of `divisor` end the process."""
+    if item % divisor == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def big_result_and_death(size, delay):
+    """Return `size` bytes; the process is killed `delay` seconds from now."""
+
+    def kill():
+        time.sleep(delay)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    data = b"x" * size
+    threading.Thread(target=kill, daemon=True).start()
+    return data
+
+
+# Pools within tasks
+
+
+def squares_in_a_pool(count):
+    """Return squares that a pool within the worker made."""
+    from motorpool import Pool
+
+    with Pool(2) as pool:
+        return pool.map(square, range(count))
