@@ -70,7 +70,7 @@ def outcomes(iterator):
             found.append(next(iterator))
         except StopIteration:
             return found
-        except Exception as error:  # noqa: BLE001 - errors are what is collected
+        except Exception as error:
             found.append(error)
 
 
@@ -78,7 +78,7 @@ def outcome(result):
     """Return the value of an asynchronous result, or its error."""
     try:
         return result.get(timeout=DEADLINE)
-    except Exception as error:  # noqa: BLE001 - errors are what is collected
+    except Exception as error:
         return error
 
 

@@ -53,7 +53,7 @@ def observed(program, pool, *args):
     """Return the value of the program, or the class and text of its error."""
     try:
         return "value", program(pool, *args)
-    except Exception as error:  # noqa: BLE001 - errors are compared too
+    except Exception as error:
         return "error", described(error)
 
 
@@ -65,7 +65,7 @@ def described(error):
     kind = type(error)
     if kind.__module__.startswith("motorpool"):
         stdlib = (multiprocessing.TimeoutError, ValueError, AssertionError)
-        return next(base for base in stdlib if issubclass(kind, base)), ""
+        return next((base for base in stdlib if issubclass(kind, base)), kind), ""
     text = "" if isinstance(error, multiprocessing.TimeoutError) else str(error)
     return kind, text
 

@@ -10,6 +10,7 @@ import pickle
 import queue
 import sys
 import threading
+import traceback
 from concurrent.futures.process import BrokenProcessPool
 
 import pytest
@@ -36,7 +37,7 @@ needs_notes = pytest.mark.skipif(
 
 def error_of(pool, function, item="item-7"):
     """Return the error with which a call of `function` ends."""
-    with pytest.raises(BaseException) as caught:  # noqa: PT011 - tests look closer
+    with pytest.raises(BaseException) as caught:
         pool.map_async(function, [item]).get(timeout=DEADLINE)
     return caught.value
 
@@ -65,7 +66,7 @@ def chain_of(error):
 @pytest.mark.parametrize("call", CALLS)
 def test_error_of_a_task_arrives_as_itself(pool, call):
     """The exception that a task raised is the one that the caller catches."""
-    with pytest.raises(ValueError, match="^cannot do 'item-7'$") as caught:
+    with pytest.raises(ValueError, match="cannot do 'item-7'") as caught:
         CALLS[call](pool, workloads.fail, "item-7")
 
     assert type(caught.value) is ValueError
@@ -253,7 +254,7 @@ def test_result_that_cannot_be_unpickled_fails_alone(process_pool):
 @pytest.mark.parametrize("call", CALLS)
 def test_result_that_cannot_be_unpickled_is_an_error_everywhere(process_pool, call):
     """Each call reports a result that cannot be loaded."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the text is looked at
+    with pytest.raises(Exception) as caught:
         CALLS[call](process_pool, functools.partial(workloads.unloadable_if, 2), 2)
     assert "refused to load: 2" in "\n".join(map(str, chain_of(caught.value)))
     assert_alive(process_pool)
@@ -309,7 +310,7 @@ def test_argument_that_cannot_be_unpickled_fails_alone(process_pool):
 @pytest.mark.parametrize("call", CALLS)
 def test_argument_that_cannot_be_unpickled_is_an_error_everywhere(process_pool, call):
     """Each call reports an item that the worker cannot load."""
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - the text is looked at
+    with pytest.raises(Exception) as caught:
         CALLS[call](process_pool, workloads.same, workloads.FailsToLoad("two"))
     assert "refused to load: two" in "\n".join(map(str, chain_of(caught.value)))
     assert_alive(process_pool)
@@ -452,8 +453,7 @@ def test_failing_initializer_is_reported_at_the_first_result(make_pool, tmp_path
 
     assert type(cause) is LookupError
     assert str(cause) == "no licence for this worker"
-    told = "\n".join(map(str, chain_of(caught.value)))
-    assert "note_and_fail" in told or "note_and_fail" in str(cause.__traceback__)
+    assert "in note_and_fail" in "".join(traceback.format_exception(caught.value))
     assert len(log.read_text().split()) <= 10
 
 
@@ -486,7 +486,7 @@ def test_initializer_argument_that_cannot_be_sent_is_named(make_process_pool):
     try:
         pool = make_process_pool(initializer=workloads.same, initargs=(unloadable,))
         given = pool.map_async(workloads.square, [2]).get(timeout=DEADLINE)
-    except Exception as error:  # noqa: BLE001 - either outcome is looked at
+    except Exception as error:
         assert "refused to load: setting" in "\n".join(map(str, chain_of(error)))  # noqa: PT017
     else:
         assert given == [4], "under fork nothing needs to be loaded"
@@ -520,7 +520,7 @@ SAMPLES = {
 def sample(parameter):
     """Return a value that the annotation of the parameter allows."""
     annotation = parameter.annotation
-    name = annotation if isinstance(annotation, str) else annotation.__name__
+    name = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
     return SAMPLES.get(name.split("|")[0].split("[")[0].strip(), "text")
 
 
@@ -529,11 +529,11 @@ def samples_of(kind):
     try:
         parameters = inspect.signature(kind).parameters.values()
     except ValueError:
-        return [kind(), kind("some text")]
+        parameters = ()
     variadic = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
     parameters = [p for p in parameters if p.kind not in variadic]
     if not parameters:
-        return [kind(), kind("some text")] if kind.__init__ is not object else [kind()]
+        return [kind("some text")]
     required = [p for p in parameters if p.default is p.empty]
     return [_construct(kind, required), _construct(kind, parameters)]
 

@@ -6,10 +6,10 @@
 [1, 2]
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+import importlib as _importlib
+import typing as _typing
 
-if TYPE_CHECKING:
+if _typing.TYPE_CHECKING:
     from motorpool.cpus import cpu_count
     from motorpool.errors import (
         ForkedPoolError,
@@ -74,13 +74,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> _typing.Any:
     # Workers import this package too, and few of its parts.
     home = _HOME_OF.get(name)
     if home is None:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    value = globals()[name] = getattr(import_module(f"{__name__}.{home}"), name)
+    value = globals()[name] = getattr(_importlib.import_module(f"{__name__}.{home}"), name)
     return value
 
 

@@ -175,4 +175,4 @@ class RemoteTraceback(MotorpoolError):
 
     def __str__(self) -> str:
         """Show the traceback."""
-        return f'\n"""\n{self.args[0]}"""'
+        return f'\n"""\n{"".join(map(str, self.args))}"""'

@@ -26,7 +26,7 @@ def rebuild(failure: Failure, index: int | None = None) -> BaseException:
         return refused
     _hang_traceback(error, failure.traceback)
     if index is not None:
-        _note(error, f"item {index}, {failure.item}, of {failure.function} in worker {failure.pid}")
+        note(error, f"item {index}, {failure.item}, of {failure.function} in worker {failure.pid}")
     return error
 
 
@@ -54,7 +54,8 @@ def _hang_traceback(error: BaseException, text: str) -> None:
     error.__cause__ = remote
 
 
-def _note(error: BaseException, text: str) -> None:
+def note(error: BaseException, text: str) -> None:
+    """Add a note, which tracebacks show from Python 3.11 on."""
     add_note = getattr(error, "add_note", None)  # Python 3.11
     if add_note is not None:
         add_note(text)

@@ -91,6 +91,11 @@ class Pool(multiprocessing.pool.Pool):
     ) -> Engine:
         return ProcessEngine(self._ctx, initializer, initargs)
 
+    @staticmethod
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> Any:  # noqa: N802 - the stdlib's name
+        """Return a process of `ctx`, as `multiprocessing.pool.Pool.Process`."""
+        return ctx.Process(*args, **kwds)  # type: ignore[attr-defined]
+
     @property
     def _pool(self) -> list[Any]:
         """The workers; programs written for the stdlib read its length."""

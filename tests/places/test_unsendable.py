@@ -6,7 +6,6 @@ import functools
 import multiprocessing
 import pickle
 import re
-import socket
 import threading
 from typing import TYPE_CHECKING
 
@@ -27,15 +26,11 @@ METHODS = multiprocessing.get_all_start_methods()
 
 
 class Connection:
-    """Holds a socket, which belongs to one process."""
+    """Holds a lock, which belongs to one process."""
 
     def __init__(self) -> None:
-        """Open the socket."""
-        self.sock = socket.socket()
-
-    def __del__(self) -> None:
-        """Close the socket, before Python warns of it."""
-        self.sock.close()
+        """Make the lock."""
+        self.gate = threading.Lock()
 
 
 class Client:
@@ -80,8 +75,8 @@ def with_option(n: int, option: object = None) -> int:
 CULPRITS: dict[str, tuple[Callable[[], Callable[[int], int]], list[str]]] = {
     "closure": (guarded, ["enter", "gate"]),
     "nested closure": (calls_guarded, ["inner", "gate"]),
-    "callable object": (Client, ["Client", "conn", "sock"]),
-    "bound method": (lambda: Client().fetch, ["Client", "conn", "sock"]),
+    "callable object": (Client, ["Client", "conn", "gate"]),
+    "bound method": (lambda: Client().fetch, ["Client", "conn", "gate"]),
     "partial": (
         lambda: functools.partial(with_option, option=threading.Lock()),
         ["with_option|partial", "option"],
@@ -149,7 +144,7 @@ def test_unsendable_item_is_refused_by_its_result(process_pool: motorpool.Pool) 
     with pytest.raises(motorpool.NotPicklableError) as caught:
         process_pool.map_async(id, [Connection()]).get(DEADLINE)
 
-    assert names_in_order(["Connection", "sock"]).search(str(caught.value)), str(caught.value)
+    assert names_in_order(["Connection", "gate"]).search(str(caught.value)), str(caught.value)
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
@@ -175,6 +170,31 @@ with Pool(1) as pool:
         print("GATE" in str(error), type(error).__name__)
 """,
         printed="True NotPicklableError",
+    )
+
+    finished = script_file((start_method(method), step), tmp_path)
+
+    assert step.output_in(finished.stdout) == step.printed, str(finished)
+    assert finished.is_clean, str(finished)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_socket_is_sent_as_multiprocessing_sends_it(tmp_path: Path, method: str) -> None:
+    """A socket is not among the unsendable: the stdlib's pool hands it over, so does ours."""
+    step = Step(
+        "socket",
+        f"""\
+import socket
+{IMPORT_POOL}
+
+def name(server):
+    return server.getsockname()
+
+with socket.create_server(("127.0.0.1", 0)) as server:
+    with Pool(1) as pool:
+        print(pool.map_async(name, [server]).get({DEADLINE}) == [server.getsockname()])
+""",
+        printed="True",
     )
 
     finished = script_file((start_method(method), step), tmp_path)

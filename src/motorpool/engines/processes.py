@@ -246,7 +246,9 @@ class ProcessEngine:
         self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
     ) -> None:
         """Send items to a worker; raises NotPicklableError if they cannot be."""
-        target = self._workers[worker]
+        target = self._workers.get(worker)
+        if target is None:
+            return  # Its WorkerLost is on the way to the scheduler.
         try:
             payload = dumps(items)
         except Exception as error:
@@ -290,7 +292,8 @@ class ProcessEngine:
 
     def stop_worker(self, worker: int) -> None:
         """Tell a worker to leave when it has done what it was sent."""
-        self._send(self._workers[worker], STOP)
+        if worker in self._workers:
+            self._send(self._workers[worker], STOP)
 
     def kill_worker(self, worker: int) -> None:
         """End a worker now, whatever it does."""
@@ -299,7 +302,8 @@ class ProcessEngine:
 
     def recall(self, worker: int) -> None:
         """Ask a worker for what it has not begun; it may be in the midst of a task."""
-        self._workers[worker].popen.recall(RECALL_SIGNAL)
+        if worker in self._workers:
+            self._workers[worker].popen.recall(RECALL_SIGNAL)
 
     # Receiving.
 

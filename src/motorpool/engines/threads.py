@@ -14,6 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from motorpool.engines.base import Function, StartFailed
+from motorpool.failures import note
 from motorpool.messages import (
     Chunk,
     ChunkDone,
@@ -21,7 +22,15 @@ from motorpool.messages import (
     ItemsHandedBack,
     WorkerReady,
 )
-from motorpool.worker.run import NoJournal, Pace, SharedRunning, caller, run_chunk
+from motorpool.worker.run import (
+    NoJournal,
+    Pace,
+    SharedRunning,
+    caller,
+    function_name,
+    run_chunk,
+    short_repr,
+)
 
 _NAMES = count(1)
 
@@ -187,6 +196,10 @@ class ThreadEngine:
         values, errors = run_chunk(call, iter(items), running, budget, pace, NoJournal())
         with worker.lock:
             worker.running = None
+        for offset, error in errors.items():
+            item, name = short_repr(items[offset]), function_name(function.func)
+            thread = worker.thread.name
+            note(error, f"item {chunk.start + offset}, {item}, of {name} in thread {thread}")
         self._post(
             ChunkDone(
                 worker.number,

@@ -19,6 +19,7 @@ RECALL_SECONDS = 0.020
 FIRST_WINDOW = 4
 MOST_WINDOW = 1 << 15
 WINDOW_SECONDS = 0.03
+CONSUMER_SECONDS = 0.01
 
 
 class Cost:
@@ -47,8 +48,12 @@ def chunk_size(remaining: int, workers: int, seconds: float) -> int:
     return max(1, min(share, int(TARGET_SECONDS / seconds), MOST_ITEMS))
 
 
-def grown_window(window: int, workers: int, seconds: float) -> int:
-    """Return the next window of a job whose consumer had to wait."""
-    if seconds and window * seconds > WINDOW_SECONDS * workers:
+def grown_window(window: int, workers: int, seconds: float, took: float) -> int:
+    """Return the next window of a job whose consumer had to wait.
+
+    It grows neither beyond some work for each worker, nor beyond what the
+    consumer takes in a while: it last took a window's worth in `took` seconds.
+    """
+    if seconds * window > WINDOW_SECONDS * workers or took > CONSUMER_SECONDS:
         return window
     return min(2 * window, MOST_WINDOW)

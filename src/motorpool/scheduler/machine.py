@@ -77,6 +77,8 @@ class Job:
         "returned",
         "singles",
         "size",
+        "taken",
+        "taken_since",
         "window",
     )
 
@@ -92,6 +94,8 @@ class Job:
         self.is_open = event.is_open
         self.is_queued = False
         self.window = event.window
+        self.taken = 0  # by the consumer, since `taken_since`
+        self.taken_since = 0.0
         if self.window is None:
             self.limit: float = float("inf")
         else:
@@ -245,10 +249,15 @@ class Scheduler:
         if job is None or job.window is None:
             return
         job.limit += event.count
-        if event.starved:
-            grown = grown_window(job.window, self.size, job.cost.seconds)
+        job.taken += event.count
+        if event.starved and job.taken >= job.window:
+            grown = grown_window(
+                job.window, self.size, job.cost.seconds, self._now - job.taken_since
+            )
             job.limit += grown - job.window
             job.window = grown
+            job.taken = 0
+            job.taken_since = self._now
         self._enqueue(job)
 
     def _on_cancelled(self, event: JobCancelled) -> None:

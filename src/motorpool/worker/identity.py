@@ -5,7 +5,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -42,26 +42,53 @@ def assume(identity: Identity, lifeline: int, tracker: int = -1) -> None:
         os.chdir(identity.directory)
     except OSError:
         pass
-    tell = _Teller(identity, lifeline, tracker)
-    if "multiprocessing.context" in sys.modules:
-        tell.tell(sys.modules["multiprocessing.context"])
+    _after_import(
+        "multiprocessing.context", lambda context: _introduce(context, identity, lifeline)
+    )
+    if tracker >= 0:
+        _after_import("multiprocessing.resource_tracker", lambda module: _track(module, tracker))
+
+
+def _introduce(context: Any, identity: Identity, lifeline: int) -> None:
+    """Set the current process, its parent and the start method."""
+    process = context.process
+    me = _process_class(context)(name=identity.name)
+    me._identity = identity.numbers  # noqa: SLF001
+    authkey = process.AuthenticationString(identity.authkey)
+    me._config = {"authkey": authkey, "semprefix": "/mp"}  # noqa: SLF001
+    me._parent_pid = identity.parent_pid  # noqa: SLF001
+    process._current_process = me  # noqa: SLF001
+    process._parent_process = process._ParentProcess(  # noqa: SLF001
+        identity.parent_name, identity.parent_pid, lifeline
+    )
+    if identity.method:
+        context._default_context.set_start_method(identity.method, force=True)  # noqa: SLF001
+
+
+def _track(resource_tracker: Any, fd: int) -> None:
+    """Use the parent's resource tracker."""
+    resource_tracker._resource_tracker._fd = fd  # noqa: SLF001
+
+
+def _after_import(name: str, action: Callable[[Any], None]) -> None:
+    if name in sys.modules:
+        action(sys.modules[name])
     else:
-        sys.meta_path.insert(0, tell)
+        sys.meta_path.insert(0, _Hook(name, action))
 
 
-class _Teller(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Loads `multiprocessing.context` as ever, then tells it who this process is."""
+class _Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Loads one module as ever, then does something with it."""
 
-    def __init__(self, identity: Identity, lifeline: int, tracker: int) -> None:
-        self._identity = identity
-        self._lifeline = lifeline
-        self._tracker = tracker
+    def __init__(self, name: str, action: Callable[[Any], None]) -> None:
+        self._name = name
+        self._action = action
         self._loader: Any = None
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name != "multiprocessing.context":
+        if name != self._name:
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -76,24 +103,16 @@ class _Teller(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        self.tell(module)
+        self._action(module)
 
-    def tell(self, context: Any) -> None:
-        """Set the current process, its parent and the start method."""
-        identity = self._identity
-        process = context.process
-        me = process._MainProcess()  # noqa: SLF001
-        me._name = identity.name  # noqa: SLF001
-        me._identity = identity.numbers  # noqa: SLF001
-        me._config = {"authkey": process.AuthenticationString(identity.authkey), "semprefix": "/mp"}  # noqa: SLF001
-        me._parent_pid = identity.parent_pid  # noqa: SLF001
-        process._current_process = me  # noqa: SLF001
-        process._parent_process = process._ParentProcess(  # noqa: SLF001
-            identity.parent_name, identity.parent_pid, self._lifeline
-        )
-        if identity.method:
-            context._default_context.set_start_method(identity.method, force=True)  # noqa: SLF001
-        if self._tracker >= 0:
-            from multiprocessing import resource_tracker  # noqa: PLC0415
 
-            resource_tracker._resource_tracker._fd = self._tracker  # type: ignore[attr-defined] # noqa: SLF001
+def _process_class(context: Any) -> Any:
+    class WorkerProcess(context.process.BaseProcess):  # type: ignore[misc]
+        """This process."""
+
+        @staticmethod
+        def _Popen(_process: object) -> None:  # noqa: N802 - multiprocessing's name
+            msg = "a worker is started already"
+            raise AssertionError(msg)
+
+    return WorkerProcess
