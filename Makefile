@@ -51,7 +51,7 @@ lint: $(TEST_TOOLS) ## Check style, types and layers
 	@echo "== mypy"
 	@$(BIN)/mypy
 	@echo "== import-linter"
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 
 format: STEPS := 3
 format: $(TEST_TOOLS) ## Rewrite the source in the style that `lint` asks for

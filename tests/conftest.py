@@ -54,6 +54,21 @@ def pytest_configure(config):
         resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Keep each quick test on one engine only, the engines taking turns."""
+    turns = Counter()
+    for item in items:
+        parameters = getattr(getattr(item, "callspec", None), "params", {})
+        for name, values in (("engine", ENGINES), ("start_method", START_METHODS)):
+            if name in parameters and item.get_closest_marker("quick"):
+                variant = (item.function, parameters[name])
+                number = sum(map(ord, item.originalname)) + turns[variant]
+                turns[variant] += 1
+                if values[number % len(values)] != parameters[name]:
+                    item.own_markers = [m for m in item.own_markers if m.name != "quick"]
+
+
 def eventually(condition, timeout=DEADLINE):
     """Return the first true value of `condition()`, or its last false one."""
     limit = time.monotonic() + timeout
@@ -152,6 +167,8 @@ def _warm_up(engine):
         from multiprocessing import forkserver
 
         forkserver.ensure_running()
+    # The memory that multiprocessing.Value draws on is kept for the next one.
+    multiprocessing.Value("i", 0)
     pool = build_pool(engine)
     try:
         assert pool.map(workloads.square, [1, 2]) == [1, 4]

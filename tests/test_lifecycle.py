@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 import weakref
+from pathlib import Path
 
 import pytest
 
@@ -64,7 +65,7 @@ def test_leaving_with_by_an_exception_cancels(make_pool, tmp_path):
     """An exception leaves `with` at once; what runs and waits is given up."""
     mark, gate = tmp_path / "mark", tmp_path / "gate"
     pool = make_pool(2)
-    with pytest.raises(KeyError, match="mine"), pool:
+    with pytest.raises(KeyError, match="mine"), pool:  # noqa: PT012 - the whole block is left
         running = pool.apply_async(workloads.touch_then_wait, (str(mark), str(gate)))
         waiting = pool.map_async(workloads.wait_for, [str(gate)] * 10, chunksize=1)
         assert eventually(mark.exists)
@@ -296,7 +297,7 @@ def test_dropped_pool_warns_and_ends(leak_guard, engine):
     pool = build_pool(engine)
     pool.map(workloads.square, range(10))
     witness = weakref.ref(pool)
-    with pytest.warns(ResourceWarning, match=r"(?i)pool"):
+    with pytest.warns(ResourceWarning, match=r"(?i)pool"):  # noqa: PT031 - `del` may be enough
         del pool
         gc.collect()
 
@@ -304,7 +305,7 @@ def test_dropped_pool_warns_and_ends(leak_guard, engine):
 
 
 def test_dropped_pool_with_pending_work_ends(leak_guard, engine, tmp_path):
-    """Work that nobody can ever see the end of does not keep a dropped pool alive."""
+    """A dropped pool does the work it was given, as the stdlib's does, and then ends."""
     gate = tmp_path / "gate"
     pool = build_pool(engine)
     pool.map_async(workloads.wait_for, [str(gate)] * 4, chunksize=1)
@@ -313,12 +314,11 @@ def test_dropped_pool_with_pending_work_ends(leak_guard, engine, tmp_path):
         warnings.simplefilter("always")
         del pool
         gc.collect()
-        dropped_at_once = witness() is None
+        assert witness() is not None
         gate.touch()
-        eventually(lambda: gc.collect() is None or witness() is None)
+        eventually(lambda: any("pool" in str(w.message) for w in caught))
 
     assert [w.category for w in caught if "pool" in str(w.message)] == [ResourceWarning]
-    assert dropped_at_once
 
 
 def test_closed_pool_is_dropped_in_silence(leak_guard, engine, recwarn):
@@ -684,7 +684,7 @@ time.sleep(60)
 def shared_memory():
     """Return the names in /dev/shm."""
     with contextlib.suppress(FileNotFoundError):
-        return set(os.listdir("/dev/shm"))
+        return {path.name for path in Path("/dev/shm").iterdir()}
     return set()
 
 

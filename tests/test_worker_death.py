@@ -34,6 +34,11 @@ def deadly(trace, how="sigkill", bad=BAD):
     return functools.partial(workloads.die_on, how, str(trace), bad)
 
 
+def finished(given):
+    """Return what a map gave, or what it promised."""
+    return given.get(timeout=DEADLINE) if hasattr(given, "get") else given
+
+
 def assert_lost(error, trace, how="sigkill", index=BAD, item=BAD):
     """Assert that the error tells what happened, where and to which item."""
     exitcode, name = DEATHS[how]
@@ -103,12 +108,9 @@ def test_apply_of_a_deadly_task_raises(process_pool, worker_ids, trace, how):
 @pytest.mark.parametrize("method", ["map", "map_async"])
 def test_map_over_a_deadly_item_raises(process_pool, worker_ids, trace, method, chunksize):
     """A map raises for the item that was running, whatever the chunks."""
+    call = getattr(process_pool, method)
     with pytest.raises(motorpool.WorkerLostError) as caught:
-        if method == "map":
-            process_pool.map(deadly(trace), range(100), chunksize)
-        else:
-            result = process_pool.map_async(deadly(trace), range(100), chunksize)
-            result.get(timeout=DEADLINE)
+        finished(call(deadly(trace), range(100), chunksize))
 
     assert_lost(caught.value, trace)
     assert_full_width(process_pool, worker_ids)
@@ -119,9 +121,9 @@ def test_starmap_over_a_deadly_item_raises(process_pool, worker_ids, trace, meth
     """A starmap raises for the item that was running."""
     function = functools.partial(workloads.die_on_pair, "sigkill", str(trace), BAD)
     pairs = [(n, 1) for n in range(100)]
+    call = getattr(process_pool, method)
     with pytest.raises(motorpool.WorkerLostError) as caught:
-        given = getattr(process_pool, method)(function, pairs)
-        given.get(timeout=DEADLINE)
+        finished(call(function, pairs))
 
     assert_lost(caught.value, trace, item=(BAD, 1))
     assert_full_width(process_pool, worker_ids)

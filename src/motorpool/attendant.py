@@ -76,29 +76,30 @@ class Attendant:
                 if fd == self._bell:
                     os.eventfd_read(self._bell)
             if self._is_closed:
-                return
+                break
             timeout = self._visit() if self._is_attending else None
             if timeout is None:
                 self.rest()
                 # Work may have come between the visit and the rest.
                 self._recheck()
+        self._release()
 
     def close(self) -> None:
         """End the thread, and wait for it unless it is this one."""
         with self._lock:
             self._is_closed = True
             thread, self._thread = self._thread, None
-            if thread is not None:
+            if thread is not None and self._epoll is not None:
                 os.eventfd_write(self._bell, 1)
-        if thread is not None and thread is not threading.current_thread():
+        # Not alive yet: an interrupt came while it was being started.
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join()
-            self._release()
 
     def _release(self) -> None:
-        if self._epoll is not None:
-            self._epoll.close()
+        epoll, self._epoll = self._epoll, None
+        if epoll is not None:
+            epoll.close()
             os.close(self._bell)
-            self._epoll = None
 
     def forget(self) -> None:
         """In a forked child: the thread is the parent's."""

@@ -5,6 +5,7 @@ module it came from, so that `global` statements, initializers and helpers of
 one module see each other there as they do at home.
 """
 
+import functools
 import io
 import sys
 import types
@@ -42,10 +43,11 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     mirrored: ClassVar[dict[str, None]] = dict.fromkeys(MAIN_MODULES)
 
     def __init__(self, file: io.BytesIO, by_value: frozenset[Name] = frozenset()) -> None:
-        super().__init__(file, protocol=5)
         table = reducers()
         if table is not None:
-            self.dispatch_table = self.dispatch_table.new_child(table)
+            # Before __init__, which looks the table up once and for all.
+            self.dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(table)
+        super().__init__(file, protocol=5)
         self.by_value = by_value
         self.needed: set[Name] = set()
         self._mirror_ids: dict[int, str] = {}
@@ -57,15 +59,20 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Choose between name and value for a function or class."""
-        if isinstance(obj, (type, FunctionType)):
-            home = home_of(obj)
-            if home is not None:
-                if home[0] not in self.mirrored:
-                    return NotImplemented
-                self.needed.add(home)
-                if home not in self.by_value:
-                    return NotImplemented
-        return super().reducer_override(obj)
+        if not isinstance(obj, _NAMED):
+            return NotImplemented
+        home = home_of(obj)
+        if home is not None and home[0] in self.mirrored:
+            self.needed.add(home)
+        if home is not None and home not in self.by_value:
+            return NotImplemented
+        if isinstance(obj, functools._lru_cache_wrapper):  # noqa: SLF001 - it has no public name
+            return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, type) and "__slots__" in vars(obj) and reduced is not NotImplemented:
+            # Slots must be there when a class is made; cloudpickle sets them afterwards.
+            reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
+        return reduced
 
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
         reduced = super()._dynamic_function_reduce(func)
@@ -75,6 +82,13 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.needed.update((module, name) for name in slots["__globals__"])
             slots["__globals__"] = {}
         return reduced
+
+
+_NAMED = (type, FunctionType, functools._lru_cache_wrapper)  # noqa: SLF001
+
+
+def _rebuild_cached(func: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(func)
 
 
 def home_of(obj: Any) -> Name | None:

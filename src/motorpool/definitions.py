@@ -17,13 +17,14 @@ import sys
 import types
 import weakref
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from motorpool.serialization import MAIN_MODULES
 
 Name = tuple[str, str]
 
 _MISSING = object()
+_MOST_CLOSURES = 100
 # Of these a fork remembers the object itself; of others a weak reference if
 # there can be one, so that a large array that was deleted is not kept alive.
 _KEPT = (type, types.FunctionType, types.ModuleType, int, float, str, bytes, bool, type(None))
@@ -87,8 +88,19 @@ def _current(name: Name) -> Any:
     return vars(module).get(name[1], _MISSING) if module is not None else _MISSING
 
 
-def closure(roots: Iterable[Name]) -> tuple[dict[Name, Any], set[Name]]:
-    """Return the definitions that `roots` need, and those names that their code sets."""
+class Closure(NamedTuple):
+    """The names that some code needs, directly or not; those not bound are _MISSING."""
+
+    names: dict[Name, Any]
+    assigned: set[Name]  # of them, those that the code binds itself
+
+    def is_current(self) -> bool:
+        """Tell whether the names are bound as they were."""
+        return all(_current(name) is value for name, value in self.names.items())
+
+
+def closure(roots: Iterable[Name]) -> Closure:
+    """Return what the code that `roots` lead to needs."""
     from motorpool.cloud import CloudPickler, home_of, names_in  # noqa: PLC0415 - slow to import
 
     found: dict[Name, Any] = {}
@@ -96,16 +108,17 @@ def closure(roots: Iterable[Name]) -> tuple[dict[Name, Any], set[Name]]:
     todo = list(roots)
     while todo:
         name = todo.pop()
-        value = _current(name)
-        if name in found or value is _MISSING or _is_machinery(name[1]):
+        if name in found or _is_machinery(name[1]):
             continue
-        found[name] = value
+        value = found[name] = _current(name)
+        if value is _MISSING:
+            continue
         for used, is_set in names_in(value):
             if is_set:
                 assigned.add((name[0], used))
             todo.append((name[0], used))
         todo.extend(_homes_of_parts(value, home_of, CloudPickler.mirrored))
-    return found, assigned
+    return Closure(found, assigned)
 
 
 def _homes_of_parts(value: Any, home_of: Any, mirrored: dict[str, None]) -> list[Name]:
@@ -124,26 +137,36 @@ class Definitions:
 
     def __init__(self) -> None:
         self._packed: tuple[dict[Name, Any], bytes] | None = None
+        self._closures: dict[tuple[Name, ...], Closure] = {}
 
     def pack_for(self, known: Known, roots: Iterable[Name]) -> bytes | None:
         """Return what a worker needs to run code that refers to `roots`; None if it has it.
 
         Raises what the pickler raised if a name it has no version of cannot be sent.
         """
-        roots = [*known.outdated(), *roots]
+        roots = (*known.outdated(), *roots)
         if not roots:
             return None
-        found, assigned = closure(roots)
+        names, assigned = self._closure_of(roots)
         missing = {
             name: value
-            for name, value in found.items()
-            if not (known.has(name) if name in assigned else known.has_current(name, value))
+            for name, value in names.items()
+            if value is not _MISSING
+            and not (known.has(name) if name in assigned else known.has_current(name, value))
         }
         if not missing:
             return None
         pickled = self._pack(missing, known)
         known.learn(missing)
         return pickled
+
+    def _closure_of(self, roots: tuple[Name, ...]) -> Closure:
+        found = self._closures.get(roots)
+        if found is None or not found.is_current():
+            if len(self._closures) >= _MOST_CLOSURES:
+                self._closures.clear()
+            found = self._closures[roots] = closure(roots)
+        return found
 
     def _pack(self, missing: dict[Name, Any], known: Known) -> bytes:
         if self._packed is not None and _same(self._packed[0], missing):

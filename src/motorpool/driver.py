@@ -145,6 +145,7 @@ class Driver:
         self._driving = threading.Lock()
         self._sleepers: deque[Any] = deque()
         self._abandoned: deque[int] = deque()
+        self._released: deque[object] = deque()
         self._callbacks = CallbackThread()
         self._attendant = Attendant(engine.fileno(), self._attend, self._attend_if_needed)
         self._closed = False
@@ -342,6 +343,7 @@ class Driver:
             self._wake_sleepers()
         else:
             self._attend_if_needed()
+        self._released.clear()
 
     def _wake_sleepers(self) -> None:
         while self._sleepers:
@@ -374,6 +376,7 @@ class Driver:
         finally:
             self._driving.release()
             self._wake_sleepers()
+            self._released.clear()
 
     # Events and commands; the lock is held.
 
@@ -506,12 +509,17 @@ class Driver:
         def finished() -> None:
             done()
             self._wake()
+            self._released.clear()
 
         self._callbacks.put(callback, value, finished)
 
     def in_callback(self) -> bool:
         """Tell whether this is the callback thread."""
         return self._callbacks.is_current()
+
+    def let_go(self, pool: object) -> None:
+        """Drop a reference to the pool, perhaps the last, at a moment when no lock is held."""
+        self._released.append(pool)
 
     def cancel(self, number: int, error: BaseException, *, kill: bool) -> None:
         """End a job with `error`; `kill`: also what is being run of it."""

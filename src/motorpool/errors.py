@@ -64,7 +64,7 @@ class NotPicklableError(MotorpoolError, pickle.PicklingError):
 
     def __init__(self, what: str, path: str, part: str, reason: str) -> None:
         self.path = path
-        at = f" because of {path} ({part})" if path else ""
+        at = f" because of {path.strip()} ({part})" if path else ""
         super().__init__(
             f"{what} cannot be sent to a worker{at}: {reason}. Leave that part out "
             f"(`__getstate__`), or make it in the worker, for instance in an initializer."

@@ -80,11 +80,9 @@ class Pool(multiprocessing.pool.Pool):
         engine = self._make_engine(initializer, initargs)
         self._driver = Driver(engine, self._processes, maxtasksperchild)
         self._state = _RUN
-        self._finalizer = weakref.finalize(self, Driver.terminate, self._driver)
-        self._finalizer.atexit = False
         # As the stdlib's pool: before multiprocessing ends what is left of its children.
         driver = weakref.ref(self._driver)
-        util.Finalize(self, _terminate_at_exit, args=(driver,), exitpriority=15)
+        self._at_exit = util.Finalize(None, _terminate_at_exit, (driver,), exitpriority=15)
 
     def _make_engine(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
@@ -360,8 +358,8 @@ class Pool(multiprocessing.pool.Pool):
     def terminate(self) -> None:
         """End the workers now; what was outstanding raises `PoolTerminatedError`."""
         self._state = _TERMINATE
-        self._finalizer.detach()
         self._driver.terminate()
+        self._forget()
 
     def join(self) -> None:
         """Wait until the work is done and the workers are gone.
@@ -375,7 +373,12 @@ class Pool(multiprocessing.pool.Pool):
             msg = "Pool is still running: call close() or terminate() before join()"
             raise ValueError(msg)
         self._driver.join()
-        self._finalizer.detach()
+        self._state = _TERMINATE if self._driver.is_mine() else self._state
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._driver.is_mine():
+            self._at_exit.cancel()
 
     def __enter__(self: P) -> P:
         """Return the pool."""
@@ -401,9 +404,12 @@ class Pool(multiprocessing.pool.Pool):
             raise
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        """Warn of a pool that was neither closed nor terminated."""
-        if self._state == _RUN and self._driver.is_mine():
+        """Warn of a pool that was neither closed nor terminated, and end its workers."""
+        if self._state == _TERMINATE or not self._driver.is_mine():
+            return
+        if self._state == _RUN:
             _warn(f"unclosed running motorpool pool {self!r}", ResourceWarning, source=self)
+        self.terminate()
 
     def __repr__(self) -> str:
         """Tell the state and the number of workers."""

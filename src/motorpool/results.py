@@ -36,6 +36,9 @@ class Waiting(Protocol):
     def consumed(self, job: int, count: int, *, starved: bool) -> None:
         """Take note that an iterator took `count` results."""
 
+    def let_go(self, pool: object) -> None:
+        """Drop a reference to the pool, perhaps the last, at a moment when no lock is held."""
+
     def abandon(self, job: int) -> None:
         """Take note, from a garbage collection perhaps, that nobody wants a job's results."""
 
@@ -165,7 +168,8 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
 
     def _be_ready(self) -> None:
         self._is_ready = True
-        self._pool = None
+        pool, self._pool = self._pool, None
+        self._driver.let_go(pool)
 
     def fail_all(self, error: BaseException) -> None:
         """End with `error`, whatever is there already."""
@@ -343,10 +347,12 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):
             What the task raised; the next call goes on with the next item.
         """
         while True:
+            if not self._batch:
+                self._refill(timeout)
+                continue
             try:
                 value = self._batch.pop()
-            except IndexError:
-                self._refill(timeout)
+            except IndexError:  # Another thread took the last one.
                 continue
             if type(value) is _Raise:
                 raise value.error
@@ -355,14 +361,7 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):
 
     def __next__(self) -> R:
         """Return the next result."""
-        try:
-            value = self._batch.pop()
-        except IndexError:
-            return self.next()
-        if type(value) is _Raise:
-            raise value.error
-        result: R = value
-        return result
+        return self.next()
 
     def _refill(self, timeout: float | None) -> None:
         stream = self._stream

@@ -32,7 +32,5 @@ for name, module_name, class_name, only in SCRIPTS:
     base = getattr(module, class_name)
     # Not every version of CPython has each of them.
     if only is None or hasattr(base, only):
-        globals()[name] = make_case(
-            name, module, base, None, only=only, under=InOtherInterpreters
-        )
+        globals()[name] = make_case(name, module, base, None, only=only, under=InOtherInterpreters)
     del base

@@ -82,14 +82,18 @@ class UnderMotorpool:
         """Return the contexts in which the tests run, outermost first."""
         support = importlib.import_module("test.support")
         registry = multiprocessing.managers.SyncManager._registry
-        stand_ins = {name: new for name, new in STAND_INS.items() if hasattr(cls.cpython_module, name)}
+        stand_ins = {
+            name: new for name, new in STAND_INS.items() if hasattr(cls.cpython_module, name)
+        }
         return [
             default_start_method(cls.default_method),
             mock.patch.object(multiprocessing, "Pool", motorpool.Pool),
             mock.patch.object(multiprocessing.pool, "Pool", motorpool.Pool),
             mock.patch.object(multiprocessing.context.BaseContext, "Pool", pool_of_context),
             mock.patch.dict(registry, Pool=(motorpool.Pool, *registry["Pool"][1:])),
-            mock.patch.multiple(cls.cpython_module, **stand_ins) if stand_ins else contextlib.nullcontext(),
+            mock.patch.multiple(cls.cpython_module, **stand_ins)
+            if stand_ins
+            else contextlib.nullcontext(),
             mock.patch.object(support, "print_warning", cls.left_over.append),
         ]
 
@@ -110,7 +114,7 @@ class InOtherInterpreters(UnderMotorpool):
             *super().patches(),
             mock.patch.dict(os.environ, PYTHONPATH=path),
             fresh_forkserver(),
-            importlib.import_module("test.support.os_helper").temp_cwd(),
+            importlib.import_module("test.support.os_helper").temp_cwd(name=None),
             *(mock.patch.object(holder, "assert_python_ok", run) for holder in holders),
         ]
 

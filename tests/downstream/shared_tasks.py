@@ -11,13 +11,13 @@ shared = None
 
 def keep(thing):
     """Make `thing` the one that the tasks of this worker use."""
-    global shared
+    global shared  # noqa: PLW0603 - it is how initializers hand things to tasks
     shared = thing
 
 
 def count_under_lock(path):
     """Read a number, add one and write it back, holding the shared lock."""
-    with shared, open(path, "r+") as file:
+    with shared, path.open("r+") as file:
         number = int(file.read())
         file.seek(0)
         file.write(f"{number + 1}\n")

@@ -78,10 +78,9 @@ def test_start_method_in_worker_is_that_of_the_pool(context):
     with joined(motorpool.Pool(1, context=context)) as pool:
         inherited = pool.apply(tasks.start_method, (None,))
 
-    expected = context.get_start_method()
-    if expected == "fork":
-        expected = multiprocessing.get_start_method()
-    assert inherited == expected
+    method = context.get_start_method()
+    # A forked worker has the parent's default; others are told the pool's.
+    assert inherited == (multiprocessing.get_start_method() if method == "fork" else method)
 
 
 def test_task_starts_a_process(pool):

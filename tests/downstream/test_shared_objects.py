@@ -239,3 +239,26 @@ def test_default_start_method_makes_shared_objects_that_fit():
     pool.join()
 
     assert value.value == 45
+
+
+@pytest.mark.parametrize(
+    "kind", ["Lock", "Event", "Queue", "SimpleQueue", "Pipe", "Value", "Array"]
+)
+def test_initializer_that_goes_by_value_gets_shared_object(context, kind):
+    """A closure, or a function of a script, is given the same things as any other."""
+    arguments = {"Value": ("q", 0), "Array": ("q", 3)}.get(kind, ())
+    thing = getattr(context, kind)(*arguments)
+    ready = context.Semaphore(0)
+
+    def initialize(given, counter):
+        assert given is not None
+        counter.release()
+
+    with motorpool.Pool(1, initialize, (thing, ready), context=context) as pool:
+        assert pool.apply(tasks.square, (3,)) == 9
+    pool.join()
+    for part in thing if kind == "Pipe" else (thing,):
+        if hasattr(part, "close"):
+            part.close()
+
+    assert ready.acquire(timeout=0)

@@ -86,6 +86,7 @@ class _Worker:
         self.writer = FrameWriter(fd)
         self.is_writing = False
         self.functions: set[int] = set()
+        self.job = -1  # of the last chunk sent
         self.known = Known()
 
 
@@ -149,8 +150,11 @@ class ProcessEngine:
             return payload, (), type(func) in _NAMED_KINDS and len(payload) < 1000  # noqa: PLR2004
         from motorpool.cloud import dump_and_collect  # noqa: PLC0415 - slow to import
 
-        payload, roots = dump_and_collect(func)
-        return payload, tuple(roots), False
+        try:
+            payload, roots = dump_and_collect(func)
+        except Exception as error:
+            raise not_picklable(what, func, error) from error
+        return payload, tuple(sorted(roots)), False
 
     def _check_definitions(self, function: Function) -> None:
         """Refuse at the call what a new worker could not be told."""
@@ -255,26 +259,26 @@ class ProcessEngine:
             if len(items) == 1:
                 raise not_picklable(f"item {chunk.start}", items[0], error) from error
             raise NotPicklableError("a chunk", "", "", str(error)) from error
-        if function.number not in target.functions:
-            self._introduce(target, function)
+        if chunk.job != target.job:
+            target.job = chunk.job
+            self._update(target, function)
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         self._write(target, pieces)
 
-    def _introduce(self, worker: _Worker, function: Function) -> None:
-        """Tell a worker of a function, and of the names that it needs."""
-        self.update(worker, function)
-        worker.functions.add(function.number)
-        self._send(worker, FUNCTION, function.number, function.style, payload=function.payload)
-
-    def update(self, worker: _Worker, function: Function) -> None:
-        """Define what was bound anew since the worker learned it."""
+    def _update(self, worker: _Worker, function: Function) -> None:
+        """Tell a worker what it does not know for a job: names bound anew, the function."""
         try:
             definitions = self._definitions.pack_for(worker.known, function.roots)
         except Exception as error:
             raise not_picklable("the function", function.func, error) from error
         if definitions is not None:
-            # The names of older functions lead to new ones now.
             self._send(worker, DEFINE, payload=definitions)
+            if function.is_shared:
+                # The worker may have looked the name up already, and found an older one.
+                worker.functions.discard(function.number)
+        if function.number not in worker.functions:
+            worker.functions.add(function.number)
+            self._send(worker, FUNCTION, function.number, function.style, payload=function.payload)
 
     def _send(  # noqa: PLR0913, PLR0917 - the fields of a frame
         self, worker: _Worker, kind: int, number: int = 0, start: int = 0, payload: bytes = b""
@@ -449,6 +453,8 @@ class ProcessEngine:
             return
         self._is_closed = True
         for worker in self._workers.values():
+            # Else multiprocessing would wait for it when the child exits.
+            process._children.discard(worker.process)  # type: ignore[attr-defined] # noqa: SLF001
             os.close(worker.fd)
             worker.popen.close()
         self._workers.clear()

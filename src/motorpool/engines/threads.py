@@ -156,8 +156,9 @@ class ThreadEngine:
         """Tell all threads to leave, and wait so many seconds for them."""
         for worker in self._workers.values():
             worker.inbox.put(None)
-        if patience:
-            for worker in self._workers.values():
+        for worker in self._workers.values():
+            # What still runs now was cancelled, and may run for ever.
+            if patience and worker.running is None:
                 worker.thread.join(patience)
         self._workers.clear()
         with self._close_lock:

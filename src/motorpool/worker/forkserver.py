@@ -19,7 +19,11 @@ def main(control_fd: int) -> None:
     """Serve until the parent closes its end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-    control = socket.socket(fileno=control_fd)
+    with socket.socket(fileno=control_fd) as control:
+        _serve(control)
+
+
+def _serve(control: socket.socket) -> None:
     while True:
         message, fds, _, _ = socket.recv_fds(control, _NUMBER.size, _MOST_FDS)
         if len(message) < _NUMBER.size:
