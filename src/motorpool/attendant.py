@@ -96,10 +96,12 @@ class Attendant:
             thread.join()
 
     def _release(self) -> None:
-        epoll, self._epoll = self._epoll, None
-        if epoll is not None:
-            epoll.close()
-            os.close(self._bell)
+        # Not while another thread rings the bell.
+        with self._lock:
+            epoll, self._epoll = self._epoll, None
+            if epoll is not None:
+                epoll.close()
+                os.close(self._bell)
 
     def forget(self) -> None:
         """In a forked child: the thread is the parent's."""

@@ -69,7 +69,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, functools._lru_cache_wrapper):  # noqa: SLF001 - it has no public name
             return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
         reduced = super().reducer_override(obj)
-        if isinstance(obj, type) and "__slots__" in vars(obj) and reduced is not NotImplemented:
+        if isinstance(obj, type) and vars(obj).get("__slots__") and reduced is not NotImplemented:
             # Slots must be there when a class is made; cloudpickle sets them afterwards.
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
         return reduced

@@ -434,8 +434,10 @@ class ProcessEngine:
         self._is_closed = True
         if self._pid == os.getpid():
             workers = list(self._workers.values())
-            if not patience:
-                for worker in workers:
+            for worker in workers:
+                if patience:
+                    self._send(worker, STOP)
+                else:
                     worker.popen.terminate()
             deadline = time.monotonic() + max(patience, TERM_SECONDS)
             for worker in workers:
