@@ -21,7 +21,7 @@ if _typing.TYPE_CHECKING:
         RemoteTraceback,
         ResultNotLoadedError,
         ResultNotPicklableError,
-        TimeoutError,
+        TimeoutError,  # noqa: A004 - the stdlib's name for it
         WorkerLostError,
         WorkerStartError,
     )

@@ -9,6 +9,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from typing import Any
 
 
 class Attendant:
@@ -24,7 +25,7 @@ class Attendant:
         self._visit = visit
         self._recheck = recheck
         # Reentrant: a garbage collection inside may drop an iterator, which attends.
-        self._lock = threading.RLock()
+        self._lock: Any = threading.RLock()
         self._thread: threading.Thread | None = None
         self._is_attending = False
         self._is_closed = False
@@ -33,7 +34,7 @@ class Attendant:
 
     def attend(self, *, now: bool) -> None:
         """Attend from now on; `now`: do not wait for an event first."""
-        if self._is_closed or (self._is_attending and not now):
+        if self._is_attending and not now:
             return
         with self._lock:
             if self._is_closed:
@@ -59,8 +60,8 @@ class Attendant:
         if not self._is_attending:
             return
         with self._lock:
-            if self._is_attending and not self._is_closed:
-                self._is_attending = False
+            self._is_attending = False
+            if not self._is_closed:
                 self._switch(0)
 
     def _switch(self, mask: int) -> None:

@@ -58,7 +58,7 @@ def _run(queue: SimpleQueue[_Entry | None]) -> None:
         callback, value, done = entry
         try:
             callback(value)
-        except BaseException:  # noqa: BLE001 - a callback's failure is its own
+        except BaseException:
             logging.getLogger("motorpool").exception("the callback %r raised", callback)
         finally:
             done()

@@ -10,13 +10,14 @@ import io
 import sys
 import types
 from collections.abc import Iterator
-from types import CodeType, FunctionType, ModuleType
+from contextlib import suppress
+from types import CodeType, FunctionType
 from typing import Any, ClassVar
 
 import cloudpickle
 
-from motorpool.serialization import MAIN_MODULES, reducers
-from motorpool.worker.mirror import module_globals
+from motorpool.mirror import module_globals
+from motorpool.reducers import MAIN_MODULES, reducers
 
 Name = tuple[str, str]
 
@@ -122,7 +123,7 @@ def dump_and_collect(
 
 
 def names_in(obj: object) -> Iterator[tuple[str, bool]]:
-    """Yield the global names that the code of a function or class uses, and whether it sets them."""
+    """Yield the global names that a function or class uses, and whether it sets them."""
     for code in _codes(obj, set()):
         yield from _names_in_code(code)
 
@@ -133,27 +134,27 @@ def _codes(obj: object, seen: set[int]) -> Iterator[CodeType]:
     seen.add(id(obj))
     if isinstance(obj, FunctionType):
         yield obj.__code__
+    for part in _parts_with_code(obj):
+        yield from _codes(part, seen)
+
+
+def _parts_with_code(obj: Any) -> Iterator[object]:
+    if isinstance(obj, FunctionType):
         for cell in obj.__closure__ or ():
-            try:
-                yield from _codes(cell.cell_contents, seen)
-            except ValueError:
-                continue
-    elif isinstance(obj, (classmethod, staticmethod)):
-        yield from _codes(obj.__func__, seen)
+            with suppress(ValueError):  # empty so far
+                yield cell.cell_contents
+    elif isinstance(obj, (classmethod, staticmethod, types.MethodType)):
+        yield obj.__func__
     elif isinstance(obj, property):
-        for accessor in (obj.fget, obj.fset, obj.fdel):
-            yield from _codes(accessor, seen)
-    elif isinstance(obj, types.MethodType):
-        yield from _codes(obj.__func__, seen)
+        yield from (obj.fget, obj.fset, obj.fdel)
     elif isinstance(obj, type):
-        for value in vars(obj).values():
-            yield from _codes(value, seen)
+        yield from vars(obj).values()
     elif hasattr(obj, "__wrapped__"):
-        yield from _codes(obj.__wrapped__, seen)
+        yield obj.__wrapped__
 
 
 def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
-    import dis  # noqa: PLC0415 - cloudpickle has imported it already
+    import dis
 
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
@@ -165,4 +166,4 @@ def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
             yield from _names_in_code(constant)
 
 
-__all__ = ["CloudPickler", "ModuleType", "dump_and_collect", "dumps_by_value", "home_of", "names_in"]
+__all__ = ["CloudPickler", "dump_and_collect", "dumps_by_value", "home_of", "names_in"]

@@ -19,7 +19,7 @@ import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from motorpool.serialization import MAIN_MODULES
+from motorpool.reducers import MAIN_MODULES
 
 Name = tuple[str, str]
 
@@ -101,7 +101,7 @@ class Closure(NamedTuple):
 
 def closure(roots: Iterable[Name]) -> Closure:
     """Return what the code that `roots` lead to needs."""
-    from motorpool.cloud import CloudPickler, home_of, names_in  # noqa: PLC0415 - slow to import
+    from motorpool.cloud import CloudPickler, home_of, names_in
 
     found: dict[Name, Any] = {}
     assigned: set[Name] = set()
@@ -181,7 +181,7 @@ def _same(one: dict[Name, Any], other: dict[Name, Any]) -> bool:
 
 
 def _dump(missing: dict[Name, Any], known: Known) -> bytes:
-    from motorpool.cloud import dump_and_collect  # noqa: PLC0415 - slow to import
+    from motorpool.cloud import dump_and_collect
 
     def dump(names: dict[Name, Any]) -> bytes:
         triples = [(*name, value) for name, value in names.items()]
@@ -192,9 +192,11 @@ def _dump(missing: dict[Name, Any], known: Known) -> bytes:
     except Exception:
         # A worker that inherited an older version of what cannot be sent keeps it.
         sendable = {name: value for name, value in missing.items() if not known.has(name)}
-        for name, value in missing.items():
-            if known.has(name) and _can_dump(name, value, dump):
-                sendable[name] = value
+        sendable |= {
+            name: value
+            for name, value in missing.items()
+            if known.has(name) and _can_dump(name, value, dump)
+        }
         if len(sendable) == len(missing):
             raise
         return dump(sendable)
@@ -203,6 +205,6 @@ def _dump(missing: dict[Name, Any], known: Known) -> bytes:
 def _can_dump(name: Name, value: Any, dump: Any) -> bool:
     try:
         dump({name: value})
-    except Exception:  # noqa: BLE001 - whatever a __reduce__ raises
+    except Exception:
         return False
     return True

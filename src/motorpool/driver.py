@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 
 from motorpool.attendant import Attendant
 from motorpool.callbacks import CallbackThread
+from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Engine, Function, StartFailed
 from motorpool.errors import (
     ForkedPoolError,
@@ -64,7 +65,6 @@ from motorpool.messages import (
 )
 from motorpool.results import Stream, terminated
 from motorpool.scheduler import Cost, Scheduler
-from motorpool.worker.run import function_name, short_repr
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5
@@ -158,7 +158,7 @@ class Driver:
 
     # Submitting.
 
-    def submit(  # noqa: PLR0913 - the facts of a job
+    def submit(
         self,
         record: Record,
         func: Callable[..., Any],
@@ -251,7 +251,7 @@ class Driver:
         self._attend_if_needed()
 
     def _fed(self, job: int, error: BaseException | None) -> None:
-        """A feeder has come to the end of its input, or to an exception of it."""
+        """Take note that a feeder has come to the end of its input, or to an exception of it."""
         with self._lock:
             entry = self._jobs.get(job)
             if entry is None or self.is_ended:
@@ -435,8 +435,8 @@ class Driver:
     def _fail_item(self, command: FailItem) -> None:
         job = self._jobs.get(command.job)
         if job is not None:
-            job.record.fail(command.index, command.error or _lost_error(command, job))
-            self._delivered(job, command.index, 1)
+            job.record.fail(command.item, command.error or _lost_error(command, job))
+            self._delivered(job, command.item, 1)
 
     def _delivered(self, job: Job, start: int, length: int) -> None:
         if type(job.items) is Buffer:
@@ -611,7 +611,7 @@ class Driver:
                 self._driving.release()
 
     def _reset(self, error: BaseException) -> None:
-        """The books may be half written: close them, and open new ones."""
+        """Close books that may be half written, and open new ones."""
         if self.is_ended:
             return
         broken = InternalError(f"work was interrupted in the middle of a step: {error!r}")
@@ -634,8 +634,8 @@ def _start_error(error: BaseException | None, message: str = "") -> WorkerStartE
 
 def _lost_error(command: FailItem, job: Job) -> WorkerLostError:
     lost: WorkerLost = command.lost  # type: ignore[assignment]
-    item = short_repr(job.items[command.index : command.index + 1][0])
-    doing = "it unpickled" if lost.index == LOADING else "it ran"
+    item = short_repr(job.items[command.item : command.item + 1][0])
+    doing = "it unpickled" if lost.at == LOADING else "it ran"
     return WorkerLostError(
-        lost.pid, lost.exitcode, command.index, item, function_name(job.function.func), doing
+        lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
     )

@@ -10,7 +10,7 @@
     ├── ResultNotPicklableError  (MaybeEncodingError)  a result cannot be sent back
     ├── ResultNotLoadedError     (UnpicklingError)  a result or item arrived and cannot be rebuilt
     ├── WorkerLostError          (BrokenProcessPool)  the worker died at this item
-    ├── WorkerStartError         (BrokenProcessPool)  workers cannot start, or the initializer failed
+    ├── WorkerStartError         (BrokenProcessPool)  no worker starts, or the initializer failed
     ├── ForkedPoolError          (RuntimeError)     the pool belongs to the parent process
     ├── RemoteTraceback                             the worker's traceback, as a cause
     └── InternalError                               our bug
@@ -22,7 +22,7 @@ import signal
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import TimeoutError as _MultiprocessingTimeoutError
-from multiprocessing.pool import MaybeEncodingError
+from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 from typing import Any
 
 
@@ -71,7 +71,7 @@ class NotPicklableError(MotorpoolError, pickle.PicklingError):
         )
 
 
-class ResultNotPicklableError(MotorpoolError, MaybeEncodingError):
+class ResultNotPicklableError(MotorpoolError, MaybeEncodingError):  # type: ignore[misc]
     """A task finished, but its result cannot be sent back.
 
     Attributes
@@ -118,7 +118,7 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         The item's short repr, and the function's name.
     """
 
-    def __init__(  # noqa: PLR0913 - the facts of one death
+    def __init__(
         self, pid: int, exitcode: int | None, index: int, item: str, function: str, doing: str
     ) -> None:
         self.pid = pid
@@ -170,7 +170,7 @@ class InternalError(MotorpoolError, RuntimeError):
     """A mistake of motorpool's own; please report it with this text."""
 
 
-class RemoteTraceback(MotorpoolError):
+class RemoteTraceback(MotorpoolError):  # noqa: N818 - the stdlib's name
     """The worker's traceback as text; the cause of an exception that came from a worker."""
 
     def __str__(self) -> str:

@@ -5,9 +5,9 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from motorpool.describe import function_name, short_repr
 from motorpool.errors import NotPicklableError
 from motorpool.serialization import dumps
-from motorpool.worker.run import function_name, short_repr
 
 _DEPTH = 12
 _WIDTH = 1000
@@ -45,7 +45,7 @@ def find_unpicklable(obj: object) -> tuple[str, object]:
 def _can_be_sent(part: object) -> bool:
     try:
         dumps(part)
-    except Exception:  # noqa: BLE001 - a __reduce__ may raise anything
+    except Exception:
         return False
     return True
 

@@ -34,7 +34,7 @@ def _unpack(failure: Failure) -> BaseException:
     if failure.pickled is not None:
         try:
             return unpack_error(failure.pickled)
-        except BaseException:  # noqa: BLE001, S110 - a stand-in then
+        except BaseException:  # noqa: S110 - a stand-in then
             pass
     return _stand_in(failure)
 
@@ -47,7 +47,7 @@ def _stand_in(failure: Failure) -> BaseException:
 
 
 def _hang_traceback(error: BaseException, text: str) -> None:
-    """Put the worker's traceback at the end of the chain of causes, before any of the task's own."""
+    """Make the worker's traceback the cause, and the task's own cause the cause of that."""
     remote = RemoteTraceback(text)
     if error.__cause__ is not None:
         remote.__cause__ = error.__cause__
@@ -69,9 +69,9 @@ def load_results(
     """Return the values of a results frame, and exceptions by offset."""
     try:
         values = loads(payload)
-    except Exception:  # noqa: BLE001 - whatever a result's unpickling raises
+    except Exception:
         values, broken = load_tolerantly(payload)
-        errors = {
+        errors: dict[int, BaseException] = {
             offset: _not_loaded(error, start + offset)
             for offset, error in enumerate(broken)
             if error is not None

@@ -83,7 +83,7 @@ class Feeder:
         error: BaseException | None = None
         try:
             self._read()
-        except BaseException as caught:  # noqa: BLE001 - the input's exception is the consumer's
+        except BaseException as caught:
             error = caught
         self._source = iter(())
         self._is_open = False

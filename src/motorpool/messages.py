@@ -62,7 +62,7 @@ class Chunk(NamedTuple):
 
 
 class JobSubmitted(NamedTuple):
-    """A job of `size` items; `is_open`: more will arrive. `cost` is shared by its function's jobs."""
+    """A job of `size` items, with more to come if `is_open`; its function's jobs share `cost`."""
 
     job: int
     size: int
@@ -73,18 +73,18 @@ class JobSubmitted(NamedTuple):
 
 
 class InputArrived(NamedTuple):
-    """An open job has `count` more items, and perhaps no more to come."""
+    """An open job has `items` more items, and perhaps no more to come."""
 
     job: int
-    count: int
+    items: int
     is_open: bool
 
 
 class Consumed(NamedTuple):
-    """The consumer of a windowed job took `count` results; `starved`: it found none ready."""
+    """The consumer of a windowed job took `items` results; `starved`: it found none ready."""
 
     job: int
-    count: int
+    items: int
     starved: bool
 
 
@@ -150,7 +150,7 @@ class WorkerLost(NamedTuple):
     pid: int
     exitcode: int | None
     number: int = IDLE
-    index: int = LOADING
+    at: int = LOADING
     upto: int = 0
     finished: dict[int, Any] = {}  # noqa: RUF012 - never changed
 
@@ -226,7 +226,7 @@ class FailItem(NamedTuple):
     """An item fails: with `error`, or because the worker `lost` ran it."""
 
     job: int
-    index: int
+    item: int
     error: BaseException | None
     lost: WorkerLost | None
 

@@ -10,6 +10,8 @@ from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, TypeVar
 
+from typing_extensions import Self
+
 from motorpool.cpus import cpu_count
 from motorpool.driver import Driver
 from motorpool.engines.base import Engine
@@ -144,7 +146,7 @@ class Pool(multiprocessing.pool.Pool):
         """
         return self._apply(func, args, kwds, callback, error_callback, is_awaited=False)
 
-    def _apply(  # noqa: PLR0913, PLR0917 - the call and its options
+    def _apply(
         self,
         func: Callable[..., R],
         args: Iterable[Any],
@@ -276,7 +278,7 @@ class Pool(multiprocessing.pool.Pool):
             func, iterable, CALL_STAR, chunksize, callback, error_callback, is_awaited=False
         )
 
-    def _map(  # noqa: PLR0913, PLR0917 - the call and its options
+    def _map(
         self,
         func: Callable[..., R],
         iterable: Iterable[Any],
@@ -290,10 +292,8 @@ class Pool(multiprocessing.pool.Pool):
         _check_callable(func)
         _check_chunksize(chunksize)
         self._driver.check_open()
-        items = iterable if type(iterable) in (tuple, range) else list(iterable)
-        result: MapResult[R] = MapResult(
-            self._driver, self, callback, error_callback, len(items)
-        )
+        items: Any = iterable if type(iterable) in (tuple, range) else list(iterable)
+        result: MapResult[R] = MapResult(self._driver, self, callback, error_callback, len(items))
         self._driver.submit(result, func, style, items, chunksize, is_awaited=is_awaited)
         return result
 
@@ -315,7 +315,9 @@ class Pool(multiprocessing.pool.Pool):
         ...     [next(results) for _ in range(4)]
         [2, 1, 0, 1]
         """
-        return self._imap(IMapIterator(self._driver, self), func, iterable, chunksize)
+        iterator: IMapIterator[R] = IMapIterator(self._driver, self)
+        self._imap(iterator, func, iterable, chunksize)
+        return iterator
 
     def imap_unordered(
         self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
@@ -330,22 +332,23 @@ class Pool(multiprocessing.pool.Pool):
         ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
         [1, 2, 3]
         """
-        return self._imap(IMapUnorderedIterator(self._driver, self), func, iterable, chunksize)
+        iterator: IMapUnorderedIterator[R] = IMapUnorderedIterator(self._driver, self)
+        self._imap(iterator, func, iterable, chunksize)
+        return iterator
 
     def _imap(
         self, iterator: Any, func: Any, iterable: Iterable[Any], chunksize: int | None
-    ) -> Any:
+    ) -> None:
         _check_callable(func)
         _check_chunksize(chunksize)
         self._driver.check_open()
         if type(iterable) in (list, tuple, range):
             items = list(iterable) if type(iterable) is list else iterable
-            job = self._driver.submit(iterator.stream, func, CALL_ITEM, items, chunksize)  # type: ignore[arg-type]
+            job = self._driver.submit(iterator.stream, func, CALL_ITEM, items, chunksize)
         else:
             source = iter(iterable)
             job = self._driver.submit_stream(iterator.stream, func, CALL_ITEM, source, chunksize)
         iterator.start(job)
-        return iterator
 
     # Life.
 
@@ -380,7 +383,7 @@ class Pool(multiprocessing.pool.Pool):
         if self._driver.is_mine():
             self._at_exit.cancel()
 
-    def __enter__(self: P) -> P:
+    def __enter__(self) -> Self:
         """Return the pool."""
         self._driver.check_open()
         return self

@@ -9,10 +9,10 @@ import multiprocessing.pool
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from motorpool.errors import PoolTerminatedError, TimeoutError
+from motorpool.errors import PoolTerminatedError, TimeoutError  # noqa: A004 - the stdlib's name
 
 if TYPE_CHECKING:
     from types import GenericAlias
@@ -179,7 +179,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         self._be_ready()
 
 
-class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: ignore[misc,type-arg]
+class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: ignore[type-arg]
     """The result of `map_async` and `starmap_async`, as `multiprocessing.pool.MapResult`."""
 
     def __init__(
@@ -276,7 +276,7 @@ class Stream:
         self.is_complete = True
 
     def end_with(self, error: BaseException) -> None:
-        """The input raised `error`: give it out after the results of what came before."""
+        """Give out `error`, which the input raised, after the results of what came before."""
         self._end_error = error
 
     def fail_all(self, error: BaseException) -> None:
@@ -299,7 +299,7 @@ class Stream:
         return ready
 
 
-class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):
+class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: ignore[type-arg]
     """The iterator of `imap`, in the order of the input.
 
     Dropping it before its end cancels what has not begun.
@@ -325,7 +325,7 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):
         """The record of this iterator's job."""
         return self._stream
 
-    def __iter__(self) -> Iterator[R]:
+    def __iter__(self) -> "IMapIterator[R]":
         """Return itself."""
         return self
 
@@ -359,9 +359,9 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):
             result: R = value
             return result
 
-    def __next__(self) -> R:
+    def __next__(self, timeout: float | None = None) -> R:
         """Return the next result."""
-        return self.next()
+        return self.next(timeout)
 
     def _refill(self, timeout: float | None) -> None:
         stream = self._stream
@@ -382,8 +382,9 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):
         self._batch[:0] = batch
 
 
-class IMapUnorderedIterator(  # type: ignore[misc]
-    IMapIterator[R], multiprocessing.pool.IMapUnorderedIterator
+class IMapUnorderedIterator(
+    IMapIterator[R],
+    multiprocessing.pool.IMapUnorderedIterator,  # type: ignore[type-arg]
 ):
     """The iterator of `imap_unordered`, in the order in which results come."""
 

@@ -6,21 +6,18 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 `definitions.py`), so that both sides mean the same class by the same name.
 """
 
-import copyreg
 import io
 import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+from motorpool.describe import format_traceback, function_name, short_repr
 from motorpool.messages import Failure
-from motorpool.worker.run import format_traceback, function_name, short_repr
+from motorpool.reducers import reducers
 
 PROTOCOL = 5
-
-# Modules that a worker never imports: their names are defined in it on demand.
-MAIN_MODULES = ("__main__", "__mp_main__")
 
 loads = pickle.loads
 
@@ -36,8 +33,8 @@ def dumps(obj: object) -> bytes:
         pickler.dispatch_table = table
         pickler.dump(obj)
         return file.getvalue()
-    except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
-        from motorpool.cloud import dumps_by_value  # noqa: PLC0415 - cloudpickle is slow to import
+    except Exception as error:
+        from motorpool.cloud import dumps_by_value
 
         try:
             return dumps_by_value(obj)
@@ -45,34 +42,13 @@ def dumps(obj: object) -> bytes:
             raise second from error
 
 
-class _Reducers:
-    """How `multiprocessing` pickles connections, sockets and the like, once it is imported."""
-
-    known: tuple[int, int] = (0, 0)
-    table: dict[type, Any] | None = None
-
-
-def reducers() -> dict[type, Any] | None:
-    """Return the reducers of `multiprocessing.reduction` and `copyreg`; None if not imported."""
-    reduction = sys.modules.get("multiprocessing.reduction")
-    if reduction is None:
-        return None
-    extra = reduction.ForkingPickler._extra_reducers  # noqa: SLF001 - registered there by many
-    known = len(extra), len(copyreg.dispatch_table)
-    if known != _Reducers.known:
-        # A plain dict: the C pickler looks into it without a call.
-        _Reducers.table = {**copyreg.dispatch_table, **extra}
-        _Reducers.known = known
-    return _Reducers.table
-
-
 def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
-    """Return `values` with each that cannot be pickled replaced by None, after `refused(offset)`."""
+    """Return `values`, with None and a call of `refused` for each that cannot be pickled."""
     kept: list[Any] = []
     for offset, value in enumerate(values):
         try:
             dumps(value)
-        except Exception as error:  # noqa: BLE001 - a __reduce__ may raise anything
+        except Exception as error:
             refused(offset, error)
             kept.append(None)
         else:
@@ -108,7 +84,7 @@ def pickle_error(error: BaseException) -> bytes | None:
         try:
             pickled = dumps(pack(error))
             unpack_error(pickled)
-        except BaseException:  # noqa: BLE001, S112 - the next form, or none
+        except BaseException:  # noqa: S112 - the next form, or none
             continue
         return pickled
     return None
@@ -133,13 +109,13 @@ def _pack_state(error: BaseException) -> tuple[Any, ...]:
     for name, value in vars(error).items():
         try:
             dumps(value)
-        except Exception:  # noqa: BLE001, S112 - that attribute stays behind
+        except Exception:  # noqa: S112 - that attribute stays behind
             continue
         state[name] = value
     args = tuple(error.args)
     try:
         dumps(args)
-    except Exception:  # noqa: BLE001 - arguments that do not pickle are replaced by their text
+    except Exception:
         args = tuple(short_repr(arg, 1000) for arg in args)
     return type(error), args, state, _pack_chain(error)
 
@@ -187,7 +163,7 @@ def dump_results(
     failures = {offset: failure(offset, error, "task") for offset, error in errors.items()}
     try:
         payload = dumps((values, failures) if failures else values)
-    except Exception:  # noqa: BLE001 - find the culprits one by one
+    except Exception:
 
         def refused(offset: int, error: Exception) -> None:
             failures[offset] = failure(offset, error, "result")._replace(
@@ -216,16 +192,19 @@ def load_tolerantly(payload: bytes) -> tuple[Any, list[BaseException | None]]:
     return value, [_find_broken(part) for part in values]
 
 
-class _TolerantUnpickler(pickle._Unpickler):  # type: ignore[name-defined,misc] # noqa: SLF001
+_Unpickler: Any = pickle._Unpickler  # noqa: SLF001 - the one in Python
+
+
+class _TolerantUnpickler(_Unpickler):  # type: ignore[misc]
     """The pure-Python unpickler, with a stand-in for each object that raises while it is made."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined] # noqa: SLF001, RUF012
+    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
     def _guard(self, load: Callable[[Any], None], drop: int) -> None:
         stack = list(self.stack)
         try:
             load(self)
-        except Exception as error:  # noqa: BLE001 - whatever user code raises
+        except Exception as error:
             self.stack[:] = stack[: len(stack) - drop]
             self.append(LoadedBroken(error))
 
@@ -255,7 +234,7 @@ def _find_broken(value: object) -> BaseException | None:
 
     try:
         Finder(io.BytesIO(), PROTOCOL).dump(value)
-    except Exception as error:  # noqa: BLE001 - what cannot be looked through is suspect
+    except Exception as error:
         found.append(error)
     return found[0] if found else None
 
@@ -270,7 +249,6 @@ def is_main_function(func: object) -> bool:
 
 
 __all__ = [
-    "MAIN_MODULES",
     "PROTOCOL",
     "LoadedBroken",
     "describe_failure",

@@ -85,7 +85,7 @@ class FrameReader:
         return [frame]  # type: ignore[list-item]
 
 
-def pack(  # noqa: PLR0913 - the fields of a header
+def pack(
     kind: int, job: int, start: int, stop: int, extra: int, seconds: float, payload: bytes
 ) -> list[bytes]:
     """Return a frame as the pieces to write: one if it is small, to spare a copy if it is not."""

@@ -27,5 +27,5 @@ def answer(definitions: Definitions, known: Known, module: str, name: str | None
         return False, None, None
     try:
         return True, None, definitions.pack_for(known, [(module, name)])
-    except Exception:  # noqa: BLE001 - the worker's lookup fails, which names the item
+    except Exception:
         return False, None, None

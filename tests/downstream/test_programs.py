@@ -17,11 +17,6 @@ import motorpool
 pytestmark = pytest.mark.downstream
 
 
-@pytest.fixture(autouse=True)
-def leak_guard():
-    """Let the programs keep the threads of their numerical libraries."""
-
-
 def test_scipy_differential_evolution_with_pool_map(program_pool):
     """SciPy's optimiser takes `pool.map` as its workers."""
     optimize = pytest.importorskip("scipy.optimize")

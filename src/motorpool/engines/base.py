@@ -39,7 +39,9 @@ class StartFailed(NamedTuple):
 class Engine(Protocol):
     """Where workers live."""
 
-    workers: Sequence[Any]
+    @property
+    def workers(self) -> Sequence[Any]:
+        """The workers, as threads or processes."""
 
     def prepare(self, func: Callable[..., Any], style: int) -> Function:
         """Return `func` ready to be sent; raises NotPicklableError if it cannot be."""

@@ -25,7 +25,7 @@ from typing import Any
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
 from motorpool.engines.base import Function, StartFailed
-from motorpool.errors import InternalError, NotPicklableError
+from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
 from motorpool.messages import (
@@ -51,7 +51,8 @@ from motorpool.messages import (
     WorkerLost,
     WorkerReady,
 )
-from motorpool.serialization import MAIN_MODULES, dumps, is_main_function, loads
+from motorpool.reducers import MAIN_MODULES
+from motorpool.serialization import dumps, is_main_function, loads
 from motorpool.transport import Frame, FrameReader, FrameWriter, pack
 from motorpool.worker import page as pages
 from motorpool.worker.main import RECALL_SIGNAL, Setup
@@ -148,7 +149,7 @@ class ProcessEngine:
             raise not_picklable(what, func, error) from error
         if not any(name.encode() in payload for name in MAIN_MODULES):
             return payload, (), type(func) in _NAMED_KINDS and len(payload) < 1000  # noqa: PLR2004
-        from motorpool.cloud import dump_and_collect  # noqa: PLC0415 - slow to import
+        from motorpool.cloud import dump_and_collect
 
         try:
             payload, roots = dump_and_collect(func)
@@ -161,7 +162,8 @@ class ProcessEngine:
         try:
             self._definitions.pack_for(Known(), function.roots)
         except Exception as error:
-            raise not_picklable("the function", function.func, error) from error
+            refused = not_picklable("the function", function.func, error)
+            raise refused from error
 
     def forget(self, function: Function) -> None:
         """Take note that no job will call `function` again."""
@@ -183,7 +185,7 @@ class ProcessEngine:
         page = os.memfd_create("motorpool-page")
         try:
             os.ftruncate(page, pages.SIZE)
-            ours.setblocking(False)  # noqa: FBT003
+            ours.setblocking(False)
             payload = self._launch(handle, theirs.fileno(), page)
         except BaseException:
             ours.close()
@@ -256,9 +258,9 @@ class ProcessEngine:
         try:
             payload = dumps(items)
         except Exception as error:
-            if len(items) == 1:
-                raise not_picklable(f"item {chunk.start}", items[0], error) from error
-            raise NotPicklableError("a chunk", "", "", str(error)) from error
+            # If there are several, they will be sent one by one.
+            refused = not_picklable(f"item {chunk.start}", items[0], error)
+            raise refused from error
         if chunk.job != target.job:
             target.job = chunk.job
             self._update(target, function)
@@ -270,7 +272,8 @@ class ProcessEngine:
         try:
             definitions = self._definitions.pack_for(worker.known, function.roots)
         except Exception as error:
-            raise not_picklable("the function", function.func, error) from error
+            refused = not_picklable("the function", function.func, error)
+            raise refused from error
         if definitions is not None:
             self._send(worker, DEFINE, payload=definitions)
             if function.is_shared:
@@ -280,7 +283,7 @@ class ProcessEngine:
             worker.functions.add(function.number)
             self._send(worker, FUNCTION, function.number, function.style, payload=function.payload)
 
-    def _send(  # noqa: PLR0913, PLR0917 - the fields of a frame
+    def _send(
         self, worker: _Worker, kind: int, number: int = 0, start: int = 0, payload: bytes = b""
     ) -> None:
         self._write(worker, pack(kind, number, start, 0, 0, 0.0, payload))
@@ -379,9 +382,7 @@ class ProcessEngine:
         kind, number, start, stop, extra, seconds, payload = frame
         if kind in (RESULTS, MIXED_RESULTS):
             values, errors = load_results(payload, start, mixed=kind == MIXED_RESULTS)
-            return ChunkDone(
-                worker.number, number, start, stop, extra, seconds, values, errors
-            )
+            return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
         if kind == HANDED_BACK:
             return ItemsHandedBack(worker.number, number, start, stop)
         if kind == NOT_LOADED:
@@ -397,11 +398,9 @@ class ProcessEngine:
         raise InternalError(msg)
 
     def _answer(self, worker: _Worker, module: str, name: str | None) -> None:
-        from motorpool import wanted  # noqa: PLC0415 - rarely needed
+        from motorpool import wanted
 
-        found, path, definitions = wanted.answer(
-            self._definitions, worker.known, module, name
-        )
+        found, path, definitions = wanted.answer(self._definitions, worker.known, module, name)
         self._send(worker, ANSWER, payload=dumps((found, path, definitions)))
 
     # The end of a worker.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from multiprocessing import process, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
-from typing import Any
+from pathlib import Path
 
 from motorpool.engines.server import ForkServer
 from motorpool.worker.identity import Identity, InheritedFd
@@ -137,9 +137,7 @@ class ServedPopen(Popen):
         return _SERVER.reap(self.pid)
 
 
-def start_by_fork(
-    worker: process.BaseProcess, fd: int, page: int, initializer: object
-) -> Popen:
+def start_by_fork(worker: process.BaseProcess, fd: int, page: int, initializer: object) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
     lifeline = LIFELINE.reading_end()
@@ -178,8 +176,7 @@ def start_by_spawn(
     code = child_program(f"from motorpool.worker.spawned import main; main{numbers!r}")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        passed = sorted({fd, page, lifeline, *popen.inherited, *([tracker] if tracker >= 0 else [])})
-        popen.begun(util.spawnv_passfds(spawn.get_executable(), command_line(code), passed))  # type: ignore[attr-defined]
+        popen.begun(_spawn(code, [fd, page, lifeline, tracker, *popen.inherited]))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return popen, payload
@@ -199,7 +196,7 @@ def start_by_server(
 
 def _with_spawning(popen: Popen, set_up: SetUp) -> bytes:
     # Locks and connections may be pickled only while a process is being started.
-    set_spawning_popen(popen)
+    set_spawning_popen(popen)  # type: ignore[arg-type]
     try:
         return set_up()
     finally:
@@ -211,11 +208,9 @@ def _launch_server(control: int) -> int:
     tracker = tracker_fd()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        passed = sorted({control, *([tracker] if tracker >= 0 else [])})
-        pid: int = util.spawnv_passfds(spawn.get_executable(), command_line(code), passed)  # type: ignore[attr-defined]
+        return _spawn(code, [control, tracker])
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return pid
 
 
 def tracker_fd() -> int:
@@ -227,18 +222,21 @@ def tracker_fd() -> int:
 
 def child_program(last: str) -> str:
     """Return a program that sees the parent's `sys.path` before it imports anything."""
-    path = [entry for entry in sys.path if isinstance(entry, str)]
-    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = list(sys.path)
+    here = str(Path(__file__).absolute().parents[2])
     if here not in path:
         path.append(here)
     return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {sys.argv!r}; {last}"
 
 
-def command_line(code: str) -> list[bytes]:
-    """Return the command that runs `code` in an interpreter with this one's options."""
-    executable = spawn.get_executable()
-    options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001 - stdlib's own way
-    return [os.fsencode(part) for part in (executable, *options, "-c", code)]
+def _spawn(code: str, fds: list[int]) -> int:
+    """Run `code` in an interpreter with our options that inherits `fds`; return its pid."""
+    executable = os.fsencode(spawn.get_executable())
+    options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
+    command = [executable, *(os.fsencode(part) for part in (*options, "-c", code))]
+    passed = sorted({fd for fd in fds if fd >= 0})
+    pid: int = util.spawnv_passfds(executable, command, passed)
+    return pid
 
 
 def identity_of(worker: process.BaseProcess, method: str) -> Identity:
@@ -246,10 +244,10 @@ def identity_of(worker: process.BaseProcess, method: str) -> Identity:
     parent = process.current_process()
     return Identity(
         name=worker.name,
-        numbers=tuple(worker._identity),  # type: ignore[attr-defined] # noqa: SLF001
+        numbers=tuple(worker._identity),  # noqa: SLF001
         authkey=bytes(parent.authkey),
         parent_name=parent.name,
         parent_pid=os.getpid(),
         method=method,
-        directory=os.getcwd(),
+        directory=str(Path.cwd()),
     )

@@ -8,11 +8,13 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
+from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Function, StartFailed
 from motorpool.failures import note
 from motorpool.messages import (
@@ -27,9 +29,7 @@ from motorpool.worker.run import (
     Pace,
     SharedRunning,
     caller,
-    function_name,
     run_chunk,
-    short_repr,
 )
 
 _NAMES = count(1)
@@ -107,7 +107,7 @@ class ThreadEngine:
     def recall(self, worker: int) -> None:
         """Take back what a worker has not begun."""
         target = self._workers[worker]
-        kept = []
+        kept: list[None] = []
         while not target.inbox.empty():
             entry = target.inbox.get()
             if entry is None:
@@ -143,10 +143,8 @@ class ThreadEngine:
     def collect(self, signs: list[Any]) -> list[Event | StartFailed]:
         """Return what the workers have posted."""
         del signs
-        try:
+        with suppress(BlockingIOError):
             os.eventfd_read(self._bell)
-        except BlockingIOError:
-            pass
         events = []
         while not self._outbox.empty():
             events.append(self._outbox.get())
@@ -177,7 +175,7 @@ class ThreadEngine:
         try:
             if self._initializer is not None:
                 self._initializer(*self._initargs)
-        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a result
+        except BaseException as error:
             self._post(StartFailed(worker.number, error))
             return
         self._post(WorkerReady(worker.number))

@@ -15,7 +15,7 @@ It knows ranges and costs, never items or functions; values pass unread.
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable  # noqa: TC003 - an annotation
 from typing import Any
 
 from motorpool.messages import (
@@ -103,9 +103,11 @@ class Job:
             self.limit = self.window
 
     def has_pending(self) -> bool:
+        """Tell whether any item may be sent."""
         return bool(self.returned) or self.next < min(self.size, self.limit)
 
     def pending(self) -> int:
+        """Return how many items may be sent."""
         fresh = int(min(self.size, self.limit)) - self.next
         return max(fresh, 0) + sum(stop - start for start, stop in self.returned)
 
@@ -122,6 +124,7 @@ class Job:
         return start, cut
 
     def give_back(self, start: int, stop: int) -> None:
+        """Take back items that were sent and not begun."""
         if start < stop:
             heapq.heappush(self.returned, (start, stop))
 
@@ -196,7 +199,8 @@ class Scheduler:
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take note of `event` at time `now`, in seconds of any clock; return what to do."""
         self._now = now
-        self._commands = commands = []
+        commands: list[Command] = []
+        self._commands = commands
         self._handlers[type(event)](event)
         if self._queue:
             self._dispatch()
@@ -238,8 +242,8 @@ class Scheduler:
     def _on_input(self, event: InputArrived) -> None:
         job = self.jobs.get(event.job)
         if job is not None:
-            job.size += event.count
-            job.left += event.count
+            job.size += event.items
+            job.left += event.items
             job.is_open = event.is_open
             self._enqueue(job)
             self._finish_if_done(job)
@@ -248,8 +252,8 @@ class Scheduler:
         job = self.jobs.get(event.job)
         if job is None or job.window is None:
             return
-        job.limit += event.count
-        job.taken += event.count
+        job.limit += event.items
+        job.taken += event.items
         if event.starved and job.taken >= job.window:
             grown = grown_window(
                 job.window, self.size, job.cost.seconds, self._now - job.taken_since
@@ -474,10 +478,10 @@ class Scheduler:
         job = self.jobs.get(job_id)
         if job is None:
             return
-        if event.index == LOADING:
+        if event.at == LOADING:
             self._isolate(chunk, FailItem(job_id, start, None, event))
             return
-        begun = min(max(event.upto, event.index + 1), stop)
+        begun = min(max(event.upto, event.at + 1), stop)
         job.give_back(begun, stop)
         self._enqueue(job)
         for index in range(start, begun):
@@ -524,5 +528,3 @@ class Scheduler:
                     at = worker.news + RECALL_SECONDS
                     wake = at if wake is None else min(wake, at)
         self.wake_at = wake
-
-

@@ -56,9 +56,9 @@ def _fork(control: socket.socket, fds: list[int]) -> int:
 
 def _leave(code: int) -> None:
     """End this process as an interpreter would, without going back to the server's loop."""
-    import atexit  # noqa: PLC0415 - needed once
-    import sys  # noqa: PLC0415
-    import threading  # noqa: PLC0415
+    import atexit
+    import sys
+    import threading
 
     try:
         threading._shutdown()  # type: ignore[attr-defined] # noqa: SLF001 - waits for threads, as at any exit

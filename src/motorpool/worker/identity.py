@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -38,10 +39,8 @@ class InheritedFd:
 
 def assume(identity: Identity, lifeline: int, tracker: int = -1) -> None:
     """Be who `identity` says, as soon as anybody imports `multiprocessing`."""
-    try:
+    with suppress(OSError):
         os.chdir(identity.directory)
-    except OSError:
-        pass
     _after_import(
         "multiprocessing.context", lambda context: _introduce(context, identity, lifeline)
     )
@@ -108,7 +107,7 @@ class _Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 def _process_class(context: Any) -> Any:
     class WorkerProcess(context.process.BaseProcess):  # type: ignore[misc]
-        """This process."""
+        """The class of the current process."""
 
         @staticmethod
         def _Popen(_process: object) -> None:  # noqa: N802 - multiprocessing's name

@@ -24,10 +24,10 @@ from motorpool.messages import (
     START_FAILED,
     STOP,
 )
+from motorpool.mirror import Mirrors, define
 from motorpool.serialization import describe_failure, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
-from motorpool.worker.mirror import Mirrors, define
 from motorpool.worker.page import Page
 from motorpool.worker.run import Pace, Running, caller, run_chunk
 
@@ -55,9 +55,7 @@ class Function(NamedTuple):
 class Worker:
     """The loop of a worker process and what it holds."""
 
-    def __init__(
-        self, fd: int, page: Page, lifeline: int, tracker: int, initializer: Any
-    ) -> None:
+    def __init__(self, fd: int, page: Page, lifeline: int, tracker: int, initializer: Any) -> None:
         self._fd = fd
         self._initializer = initializer
         self._lifeline = lifeline
@@ -97,7 +95,7 @@ class Worker:
                 return None
         return self._inbox.popleft()
 
-    def _send(  # noqa: PLR0913 - the fields of a frame
+    def _send(
         self,
         kind: int,
         number: int = 0,
@@ -121,7 +119,7 @@ class Worker:
                 initializer, arguments = self._initializer
                 self._initializer = None
                 initializer(*arguments)
-        except BaseException as error:  # noqa: BLE001 - reported to whoever asks for a result
+        except BaseException as error:
             failure = describe_failure(error, os.getpid(), "", "the initializer", "start")
             self._send(START_FAILED, payload=dumps(failure))
             return False
@@ -140,7 +138,7 @@ class Worker:
         try:
             function = self._function(number)
             items = self._load(payload)
-        except BaseException as error:  # noqa: BLE001 - an item's own unpickling may raise anything
+        except BaseException as error:
             self._sending = True
             self._refuse(running, error)
         else:
@@ -156,7 +154,7 @@ class Worker:
             self._recalled = False
             self._hand_back_inbox()
 
-    def _answer(  # noqa: PLR0913 - all there is to say about a chunk
+    def _answer(
         self,
         running: Running,
         values: list[Any],
@@ -204,7 +202,7 @@ class Worker:
     def _define(self, payload: bytes) -> None:
         try:
             define(self._load(payload))
-        except BaseException as error:  # noqa: BLE001 - told with the chunk that needed it
+        except BaseException as error:
             self._definition_error = error
 
     def _ask(self, module: str, name: str | None) -> bool:
@@ -275,7 +273,7 @@ def die_with_parent(lifeline: int) -> None:
     The parent holds the only other end of that pipe. A signal on its closing
     reaches a worker also in the midst of a task that never returns to Python.
     """
-    import fcntl  # noqa: PLC0415 - needed once
+    import fcntl
 
     if not hasattr(fcntl, "F_SETSIG"):
         _set_signal = 10 if sys.platform == "linux" else None
@@ -294,9 +292,7 @@ def die_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
-def work(
-    fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any = None
-) -> None:
+def work(fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any = None) -> None:
     """Be a worker on channel `fd`: the whole life of one, in a process of its own.
 
     Under fork, `initializer` is inherited, with its arguments; else it is sent.

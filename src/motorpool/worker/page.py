@@ -9,6 +9,7 @@ import mmap
 import pickle
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from motorpool.messages import IDLE, LOADING
@@ -43,7 +44,7 @@ class Page:
         self._words[0] = IDLE
 
     def load(self, chunk: int, stop: int) -> None:
-        """A chunk is about to be unpickled."""
+        """Note that a chunk is about to be unpickled."""
         words = self._words
         words[1] = LOADING
         words[3] = _BEGIN
@@ -63,7 +64,7 @@ class Page:
             return
         try:
             pickled = pickle.dumps(value, 5)
-        except Exception:  # noqa: BLE001 - sending it will tell
+        except Exception:
             self.full = True
             return
         begin = self._words[3]
@@ -84,9 +85,7 @@ class Page:
         while at < min(end, SIZE) and number != IDLE:
             item, length = _ENTRY.unpack_from(self._map, at)
             at += _ENTRY.size
-            try:
+            with suppress(Exception):  # What is not rebuilt counts as lost.
                 finished[item] = loads(self._map[at : at + length])
-            except Exception:  # noqa: BLE001, S110 - not rebuilt: counted as lost
-                pass
             at += length
         return number, index, upto, finished

@@ -7,7 +7,6 @@ Guarantees
 - A chunk that has run past its budget, or whose end was moved, gives back what it has not begun.
 """
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -159,8 +158,8 @@ def run_chunk(
                 values.extend(map(call, islice(items, size)))
                 if len(values) < upto - start:
                     # `extend` takes a StopIteration out of the task for the end of the items.
-                    raise StopIteration
-        except BaseException as error:  # noqa: BLE001 - whatever a task raises is its result
+                    raise StopIteration  # noqa: TRY301 - as if the call had raised it
+        except BaseException as error:
             errors[len(values)] = _without_our_frames(error)
             values.append(None)
         before, now = now, perf_counter()
@@ -177,31 +176,3 @@ def _without_our_frames(error: BaseException) -> BaseException:
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
         traceback = traceback.tb_next
     return error.with_traceback(traceback)
-
-
-def short_repr(value: object, limit: int = 100) -> str:
-    """Return `repr(value)`, cut to `limit` characters; never raises."""
-    try:
-        text = repr(value)
-    except Exception as error:  # noqa: BLE001 - a broken __repr__ must not hide the real error
-        text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def function_name(func: object) -> str:
-    """Return the name a user would call `func` by."""
-    inner = getattr(func, "func", None)
-    if inner is not None and not hasattr(func, "__qualname__"):
-        return f"partial({function_name(inner)})"
-    name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    return str(name)
-
-
-def format_traceback(error: BaseException) -> str:
-    """Return the traceback of `error` as text, or its `repr` if it cannot be formatted."""
-    import traceback  # noqa: PLC0415 - 3 ms that only failures need
-
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # noqa: BLE001 - an exception with a broken __str__
-        return f"{type(error).__name__}: {sys.exc_info()[1]!r} while formatting it\n"

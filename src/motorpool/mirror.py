@@ -87,7 +87,7 @@ def _name_mirror(mirror: Mirror) -> tuple[Any, ...]:
 
 
 def module_globals(name: str) -> dict[str, Any]:
-    """Return the globals of module `name`, mirrored if need be (called by unpickled definitions)."""
+    """Return the globals of module `name`, mirrored if need be; called by definitions."""
     module = sys.modules.get(name)
     if module is None:
         module = sys.modules[name] = Mirror(name)
