@@ -139,7 +139,7 @@ class Definitions:
         self._packed: tuple[dict[Name, Any], bytes] | None = None
         self._closures: dict[tuple[Name, ...], Closure] = {}
 
-    def pack_for(self, known: Known, roots: Iterable[Name]) -> bytes | None:
+    def pack_for(self, known: Known, roots: Iterable[Name], *, learn: bool = True) -> bytes | None:
         """Return what a worker needs to run code that refers to `roots`; None if it has it.
 
         Raises what the pickler raised if a name it has no version of cannot be sent.
@@ -157,7 +157,8 @@ class Definitions:
         if not missing:
             return None
         pickled = self._pack(missing, known)
-        known.learn(missing)
+        if learn:
+            known.learn(missing)
         return pickled
 
     def _closure_of(self, roots: tuple[Name, ...]) -> Closure:

@@ -9,7 +9,8 @@ Guarantees
 - Two locks. `_lock` guards all state and is held for moments. `_driving` is
   held by the thread that polls; it may sleep with it, in `engine.wait`.
 - Lock order: `_driving` before `_lock`. Nobody waits for `_driving`.
-- User code runs under neither.
+- Tasks, callbacks and iterables run under neither; pickling and unpickling run
+  under `_lock`.
 - An exception inside, an interrupt included, may leave the books half written.
   They are then closed: every outstanding result fails with that exception as
   its cause, and the pool goes on with new workers and new books.
@@ -63,7 +64,7 @@ from motorpool.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
-from motorpool.results import Stream, terminated
+from motorpool.results import Stream, terminated, unwanted
 from motorpool.scheduler import Cost, Scheduler
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
@@ -192,7 +193,7 @@ class Driver:
         with self._lock:
             self.check_open()
             function = self.engine.prepare(func, style)
-            feeder = Feeder(source, self._feed, self._fed, self._is_hungry)
+            feeder = Feeder(source, self._feed, self._fed, self._is_hungry, chunksize)
             job = feeder.job = self._add(record, function, feeder.buffer)
             self._feeders[job] = feeder
             cost = self._cost_of(func)
@@ -250,15 +251,11 @@ class Driver:
         self._settle()
         self._attend_if_needed()
 
-    def _fed(self, job: int, error: BaseException | None) -> None:
+    def _fed(self, job: int) -> None:
         """Take note that a feeder has come to the end of its input, or to an exception of it."""
         with self._lock:
-            entry = self._jobs.get(job)
-            if entry is None or self.is_ended:
-                return
-            if error is not None and isinstance(entry.record, Stream):
-                entry.record.end_with(error)
-            self._sync_input(job)
+            if not self.is_ended:
+                self._sync_input(job)
         self._settle()
         self._wake()
 
@@ -274,6 +271,9 @@ class Driver:
         if arrived or not is_open:
             if not is_open:
                 del self._feeders[job]
+                record = self._jobs[job].record
+                if feeder.error is not None and isinstance(record, Stream):
+                    record.end_with(feeder.error)
             self._handle(InputArrived(job, arrived, is_open))
 
     # Waiting.
@@ -402,7 +402,9 @@ class Driver:
 
     def _send_chunk(self, command: SendChunk) -> None:
         chunk = command.chunk
-        job = self._jobs[chunk.job]
+        job = self._jobs.get(chunk.job)
+        if job is None:  # The pool broke down meanwhile.
+            return
         items = job.items[chunk.start : chunk.stop]
         try:
             self.engine.send_chunk(command.worker, chunk, job.function, items, command.budget)
@@ -544,7 +546,7 @@ class Driver:
                 number = self._abandoned.popleft()
             except IndexError:
                 return
-            self.cancel(number, terminated(), kill=False)
+            self.cancel(number, unwanted(), kill=False)
 
     # The end.
 
@@ -568,7 +570,7 @@ class Driver:
             jobs = list(self._jobs.items())
         for number, job in jobs:
             if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False):
-                self.cancel(number, terminated(), kill=True)
+                self.cancel(number, unwanted(), kill=True)
         while self._jobs or self._callbacks.is_busy():
             self.wait_until(lambda: not self._jobs, None)
             self._callbacks.flush()

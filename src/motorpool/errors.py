@@ -12,8 +12,10 @@
     ├── WorkerLostError          (BrokenProcessPool)  the worker died at this item
     ├── WorkerStartError         (BrokenProcessPool)  no worker starts, or the initializer failed
     ├── ForkedPoolError          (RuntimeError)     the pool belongs to the parent process
-    ├── RemoteTraceback                             the worker's traceback, as a cause
     └── InternalError                               our bug
+
+`RemoteTraceback`, the worker's traceback as the cause of a task's exception, is
+that of `multiprocessing.pool`.
 """
 
 import builtins
@@ -22,8 +24,23 @@ import signal
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import TimeoutError as _MultiprocessingTimeoutError
-from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
+
+__all__ = [
+    "ForkedPoolError",
+    "InternalError",
+    "MotorpoolError",
+    "NotPicklableError",
+    "PoolClosedError",
+    "PoolTerminatedError",
+    "RemoteTraceback",
+    "ResultNotLoadedError",
+    "ResultNotPicklableError",
+    "TimeoutError",
+    "WorkerLostError",
+    "WorkerStartError",
+]
 
 
 class MotorpoolError(Exception):
@@ -61,6 +78,10 @@ class NotPicklableError(MotorpoolError, pickle.PicklingError):
     path
         The way from the object to the part that fails, such as ``.conn.sock``.
     """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as this class, without the pickler's error that it may derive from as well."""
+        return _rebuild, (NotPicklableError, self.args, self.__dict__)
 
     def __init__(self, what: str, path: str, part: str, reason: str) -> None:
         self.path = path
@@ -168,11 +189,3 @@ class ForkedPoolError(MotorpoolError, RuntimeError):
 
 class InternalError(MotorpoolError, RuntimeError):
     """A mistake of motorpool's own; please report it with this text."""
-
-
-class RemoteTraceback(MotorpoolError):  # noqa: N818 - the stdlib's name
-    """The worker's traceback as text; the cause of an exception that came from a worker."""
-
-    def __str__(self) -> str:
-        """Show the traceback."""
-        return f'\n"""\n{"".join(map(str, self.args))}"""'

@@ -1,6 +1,7 @@
 """Find the part of an object that cannot be pickled, for the error that names it."""
 
 import functools
+import pickle
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -16,11 +17,21 @@ _WIDTH = 1000
 def not_picklable(what: str, obj: object, error: BaseException) -> NotPicklableError:
     """Return the error for `obj`, with the path to the part that fails."""
     path, part = find_unpicklable(obj)
-    refused = NotPicklableError(
+    refused = _kind_for(error)(
         f"{what} {_name(obj)}", path, short_repr(part), f"{type(error).__name__}: {error}"
     )
     refused.__cause__ = error
     return refused
+
+
+def _kind_for(error: BaseException) -> type[NotPicklableError]:
+    """Return a NotPicklableError that `except` clauses for the pickler's own error catch too."""
+    if isinstance(error, pickle.PicklingError):
+        return NotPicklableError
+    try:
+        return type("NotPicklableError", (NotPicklableError, type(error)), {})
+    except TypeError:  # Not all classes can be combined.
+        return NotPicklableError
 
 
 def _name(obj: object) -> str:

@@ -48,7 +48,8 @@ def _stand_in(failure: Failure) -> BaseException:
 
 def _hang_traceback(error: BaseException, text: str) -> None:
     """Make the worker's traceback the cause, and the task's own cause the cause of that."""
-    remote = RemoteTraceback(text)
+    # In the form that `multiprocessing.pool` gives it.
+    remote = RemoteTraceback(f'\n"""\n{text}"""')
     if error.__cause__ is not None:
         remote.__cause__ = error.__cause__
     error.__cause__ = remote

@@ -42,11 +42,14 @@ class Feeder:
         self,
         source: Iterator[Any],
         feed: Callable[[int], None],
-        fed: Callable[[int, BaseException | None], None],
+        fed: Callable[[int], None],
         is_hungry: Callable[[], bool],
+        chunksize: int | None,
     ) -> None:
         self.job = -1
         self.buffer = Buffer()
+        self.error: BaseException | None = None
+        self._chunksize = chunksize or 1
         self._source = source
         self._feed = feed
         self._fed = fed
@@ -62,10 +65,10 @@ class Feeder:
         name = f"motorpool-feeder-{next(_NAMES)}"
         threading.Thread(target=self._run, name=name, daemon=True).start()
 
-    def allow(self, total: float) -> None:
+    def allow(self, total: int) -> None:
         """Allow so many items in all."""
         if total > self._allowed:
-            self._allowed = int(total)
+            self._allowed = total
             self._room.set()
 
     def stop(self) -> None:
@@ -76,19 +79,22 @@ class Feeder:
     def news(self) -> tuple[bool, int]:
         """Return whether more may come, and how many items came since the last call."""
         is_open, length = self._is_open, self.buffer.length
+        if is_open or self.error is not None:
+            # Whole chunks; one that an error of the input cut short is dropped, as in the stdlib.
+            length -= length % self._chunksize
         arrived, self._told = length - self._told, length
         return is_open, arrived
 
     def _run(self) -> None:
-        error: BaseException | None = None
         try:
             self._read()
-        except BaseException as caught:
-            error = caught
+        except BaseException as error:
+            # The consumer's to see. Told before the end is: whoever sees that looks for an error.
+            self.error = error
         self._source = iter(())
         self._is_open = False
         if not self._is_stopped:
-            self._fed(self.job, error)
+            self._fed(self.job)
 
     def _read(self) -> None:
         buffer, feed, is_hungry = self.buffer, self._feed, self._is_hungry

@@ -10,6 +10,8 @@ HEADER = struct.Struct("<QBqqqqd")
 SETUP = 1  # payload: the worker's identity and initializer
 FUNCTION = 2  # start: call style; payload: the function
 RUN = 3  # start, stop; extra: function number; seconds: budget; payload: the items
+# A worker that has spent the budget gives the rest back, or, if the budget is
+# negative, sends what it has and goes on.
 DEFINE = 4  # payload: definitions of names of modules a worker cannot import
 ANSWER = 5  # payload: the same, in reply to NEED
 FORGET = 6  # the function will not be used again
@@ -22,6 +24,7 @@ RESULTS = 18  # start, stop; extra: where the chunk ended; seconds; payload: lis
 MIXED_RESULTS = 19  # the same, but payload: (values, {offset: Failure})
 HANDED_BACK = 20  # start, stop: not begun, no longer part of the chunk
 NOT_LOADED = 21  # start, stop: no item was run; payload: Failure
+PROGRESS = 23  # as RESULTS, or as MIXED_RESULTS if extra is 1; the chunk goes on
 NEED = 22  # payload: (module, name or None)
 
 # How a worker calls the function with an item.
@@ -126,6 +129,18 @@ class ChunkDone(NamedTuple):
     errors: dict[int, BaseException] | None
 
 
+class ChunkProgressed(NamedTuple):
+    """The results of a running chunk up to `stop`."""
+
+    worker: int
+    number: int
+    start: int
+    stop: int
+    seconds: float
+    values: Any
+    errors: dict[int, BaseException] | None
+
+
 class ItemsHandedBack(NamedTuple):
     """A running chunk now ends at `start`; what lies between there and `stop` comes back."""
 
@@ -172,6 +187,7 @@ Event = (
     | WorkerReady
     | WorkerNotStarted
     | ChunkDone
+    | ChunkProgressed
     | ItemsHandedBack
     | ChunkRefused
     | WorkerLost
@@ -184,7 +200,11 @@ Event = (
 
 
 class SendChunk(NamedTuple):
-    """Send a chunk; the worker gives the rest back after `budget` seconds."""
+    """Send a chunk.
+
+    After `budget` seconds the worker gives the rest back; if that is negative,
+    it sends the results so far and goes on.
+    """
 
     worker: int
     chunk: Chunk

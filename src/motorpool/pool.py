@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import get_context, util
 from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import Any, TypeVar
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from motorpool.cpus import cpu_count
 from motorpool.driver import Driver
@@ -26,9 +24,11 @@ from motorpool.results import (
     MapResult,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 T = TypeVar("T")
 R = TypeVar("R")
-P = TypeVar("P", bound="Pool")
 
 _RUN, _CLOSE, _TERMINATE = multiprocessing.pool.RUN, multiprocessing.pool.CLOSE, "TERMINATE"
 
@@ -383,7 +383,7 @@ class Pool(multiprocessing.pool.Pool):
         if self._driver.is_mine():
             self._at_exit.cancel()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Self":
         """Return the pool."""
         self._driver.check_open()
         return self

@@ -396,6 +396,13 @@ def terminated() -> PoolTerminatedError:
     return PoolTerminatedError("the pool was terminated before this result was there")
 
 
+def unwanted() -> PoolTerminatedError:
+    """Return the error of what was cancelled because nobody seemed to want it any more."""
+    return PoolTerminatedError(
+        "cancelled: when the pool was left, nobody was waiting for this result any more"
+    )
+
+
 __all__ = [
     "AsyncResult",
     "IMapIterator",
@@ -403,4 +410,5 @@ __all__ = [
     "MapResult",
     "Stream",
     "terminated",
+    "unwanted",
 ]

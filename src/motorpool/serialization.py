@@ -1,4 +1,4 @@
-"""Objects to bytes and back: the only module that pickles.
+"""Objects to bytes and back.
 
 The C pickler goes first, because it is many times faster; cloudpickle takes
 what it refuses: lambdas, closures, local classes. Functions and classes of
@@ -145,7 +145,6 @@ def unpack_error(pickled: bytes) -> BaseException:
 def dump_results(
     values: list[Any],
     errors: dict[int, BaseException],
-    start: int,
     func: object,
     pid: int,
     items: list[Any],
@@ -154,7 +153,6 @@ def dump_results(
 
     A value that cannot be pickled becomes a failure of its own item.
     """
-    del start
     name = function_name(func)
 
     def failure(offset: int, error: BaseException, kind: str) -> Failure:

@@ -37,6 +37,7 @@ from motorpool.messages import (
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
+    PROGRESS,
     READY,
     RESULTS,
     RUN,
@@ -45,6 +46,7 @@ from motorpool.messages import (
     STOP,
     Chunk,
     ChunkDone,
+    ChunkProgressed,
     ChunkRefused,
     Event,
     ItemsHandedBack,
@@ -132,7 +134,7 @@ class ProcessEngine:
         payload, roots, by_name = self._pickle_function(func, "the function")
         self._functions += 1
         function = Function(self._functions, func, style, payload, roots, by_name)
-        if self._method != "fork" and roots:
+        if roots:
             self._check_definitions(function)
         if by_name:
             self._named[id(func), style] = function
@@ -158,9 +160,12 @@ class ProcessEngine:
         return payload, tuple(sorted(roots)), False
 
     def _check_definitions(self, function: Function) -> None:
-        """Refuse at the call what a new worker could not be told."""
+        """Refuse at the call what a worker could not be told."""
+        known = Known()
+        if self._method == "fork":
+            known = next((worker.known for worker in self._workers.values()), known)
         try:
-            self._definitions.pack_for(Known(), function.roots)
+            self._definitions.pack_for(known, function.roots, learn=False)
         except Exception as error:
             refused = not_picklable("the function", function.func, error)
             raise refused from error
@@ -217,6 +222,9 @@ class ProcessEngine:
         handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
         handle.start()
         self._new_known = known
+        if not made:
+            msg = f"{type(handle).__qualname__}.start() of the context started no process"
+            raise TypeError(msg)
         payload: bytes = made[1]
         return payload
 
@@ -383,6 +391,9 @@ class ProcessEngine:
         if kind in (RESULTS, MIXED_RESULTS):
             values, errors = load_results(payload, start, mixed=kind == MIXED_RESULTS)
             return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
+        if kind == PROGRESS:
+            values, errors = load_results(payload, start, mixed=bool(extra))
+            return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
         if kind == HANDED_BACK:
             return ItemsHandedBack(worker.number, number, start, stop)
         if kind == NOT_LOADED:
@@ -430,7 +441,6 @@ class ProcessEngine:
         """End all workers: wait so many seconds for them to leave, then kill. Idempotent."""
         if self._is_closed:
             return
-        self._is_closed = True
         if self._pid == os.getpid():
             workers = list(self._workers.values())
             for worker in workers:
@@ -438,15 +448,19 @@ class ProcessEngine:
                     self._send(worker, STOP)
                 else:
                     worker.popen.terminate()
-            deadline = time.monotonic() + max(patience, TERM_SECONDS)
-            for worker in workers:
-                if worker.popen.wait(max(deadline - time.monotonic(), 0.0)) is None:
-                    worker.popen.kill()
-            for worker in workers:
+            self._await_end(time.monotonic() + max(patience, TERM_SECONDS))
+            for worker in list(self._workers.values()):
+                worker.popen.kill()
                 worker.popen.wait()
                 self._drop(worker)
+        self._is_closed = True
         self._epoll.close()
         os.close(self._bell)
+
+    def _await_end(self, deadline: float) -> None:
+        """Serve the workers, which may still ask for names, until all have left."""
+        while self._workers and (seconds := deadline - time.monotonic()) > 0:
+            self.collect(self._epoll.poll(seconds))
 
     def forget_in_child(self) -> None:
         """In a forked child: close what is the parent's, and touch nothing."""

@@ -4,6 +4,7 @@ A thread cannot be killed, so a task that never ends keeps its thread until the
 program ends, and there is no `WorkerLost`.
 """
 
+import math
 import os
 import select
 import threading
@@ -63,6 +64,7 @@ class ThreadEngine:
         self._epoll = select.epoll()
         self._epoll.register(self._bell, select.EPOLLIN)
         self._close_lock = threading.Lock()
+        self._leaving: list[_Worker] = []
         self._is_closed = False
 
     @property
@@ -151,14 +153,16 @@ class ThreadEngine:
         return events
 
     def close(self, patience: float) -> None:
-        """Tell all threads to leave, and wait so many seconds for them."""
+        """Tell all threads to leave, and wait for them; for one in a task, not long."""
         for worker in self._workers.values():
+            while not worker.inbox.empty():
+                worker.inbox.get()
             worker.inbox.put(None)
-        for worker in self._workers.values():
-            # What still runs now was cancelled, and may run for ever.
-            if patience and worker.running is None:
-                worker.thread.join(patience)
+            self._leaving.append(worker)
         self._workers.clear()
+        for worker in self._leaving if patience else ():
+            # What still runs now was cancelled, and may run for ever.
+            worker.thread.join(patience if worker.running is None else 0.5)
         with self._close_lock:
             if not self._is_closed:
                 self._is_closed = True
@@ -192,7 +196,9 @@ class ThreadEngine:
         with worker.lock:
             worker.running = running
         call = caller(function.func, function.style)
-        values, errors = run_chunk(call, iter(items), running, budget, pace, NoJournal())
+        values, errors = run_chunk(
+            call, iter(items), running, budget if budget >= 0 else math.inf, pace, NoJournal()
+        )
         with worker.lock:
             worker.running = None
         for offset, error in errors.items():

@@ -23,6 +23,7 @@ from motorpool.messages import (
     BreakPool,
     Chunk,
     ChunkDone,
+    ChunkProgressed,
     ChunkRefused,
     Closed,
     Command,
@@ -96,26 +97,35 @@ class Job:
         self.window = event.window
         self.taken = 0  # by the consumer, since `taken_since`
         self.taken_since = 0.0
-        if self.window is None:
-            self.limit: float = float("inf")
-        else:
+        self.limit = 0
+        if self.window is not None:
             self.window = max(self.window, FIRST_WINDOW * workers, 2 * (self.chunksize or 1))
             self.limit = self.window
 
     def has_pending(self) -> bool:
         """Tell whether any item may be sent."""
-        return bool(self.returned) or self.next < min(self.size, self.limit)
+        return bool(self.returned) or self.next < self.upto()
+
+    def upto(self) -> int:
+        """Return the end of what may be sent: of the input, or of the window, in whole chunks."""
+        return min(self.size, self.room())
+
+    def room(self) -> int:
+        """Return how many items may have been read in all."""
+        if self.window is None:
+            return self.size
+        chunksize = self.chunksize or 1
+        return -(-self.limit // chunksize) * chunksize
 
     def pending(self) -> int:
         """Return how many items may be sent."""
-        fresh = int(min(self.size, self.limit)) - self.next
-        return max(fresh, 0) + sum(stop - start for start, stop in self.returned)
+        return max(self.upto() - self.next, 0) + sum(stop - start for start, stop in self.returned)
 
     def take(self, most: int) -> tuple[int, int]:
         """Take up to `most` pending items, those that came back first."""
         if not self.returned:
             start = self.next
-            self.next = stop = min(start + most, self.size, int(min(self.limit, self.size)))
+            self.next = stop = min(start + most, self.upto())
             return start, stop
         start, stop = heapq.heappop(self.returned)
         cut = start + 1 if start in self.singles else min(start + most, stop)
@@ -184,6 +194,7 @@ class Scheduler:
             WorkerReady: self._on_ready,
             WorkerNotStarted: self._on_not_started,
             ChunkDone: self._on_done,
+            ChunkProgressed: self._on_progressed,
             ItemsHandedBack: self._on_handed_back,
             ChunkRefused: self._on_refused,
             WorkerLost: self._on_lost,
@@ -205,6 +216,7 @@ class Scheduler:
         if self._queue:
             self._dispatch()
         self._plan_wake()
+        self._commands = []  # They hold values that are not ours to keep.
         return commands
 
     @property
@@ -217,10 +229,10 @@ class Scheduler:
         """Whether a worker waits for something to do."""
         return bool(self._idle)
 
-    def room(self, job: int) -> float:
+    def room(self, job: int) -> int:
         """Return how many items of an open job may have been read in all."""
         entry = self.jobs.get(job)
-        return entry.limit if entry is not None else 0
+        return entry.room() if entry is not None else 0
 
     def succeed(self) -> "Scheduler":
         """Return a scheduler without jobs, for workers that have all been killed."""
@@ -327,7 +339,7 @@ class Scheduler:
             worker.news = self._now
             worker.recalled = False
         worker.chunks.append([number, job.id, start, stop])
-        budget = float("inf") if job.chunksize else BUDGET_SECONDS
+        budget = -BUDGET_SECONDS if job.chunksize else BUDGET_SECONDS
         self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
 
     @staticmethod
@@ -348,7 +360,8 @@ class Scheduler:
         chunk = self._find(worker, event.number)
         if chunk is None:
             return
-        _, job_id, start, stop = chunk
+        _, job_id, _, stop = chunk
+        start = event.start
         worker.chunks.remove(chunk)
         worker.news = self._now
         job = self.jobs.get(job_id)
@@ -364,6 +377,20 @@ class Scheduler:
             self._enqueue(job)
             self._finish_if_done(job)
         self._offer(worker)
+
+    def _on_progressed(self, event: ChunkProgressed) -> None:
+        worker = self.workers[event.worker]
+        chunk = self._find(worker, event.number)
+        if chunk is None:
+            return
+        worker.news = self._now
+        job = self.jobs.get(chunk[1])
+        if job is not None:
+            done = event.stop - event.start
+            job.cost.add(done, event.seconds)
+            self._commands.append(Deliver(job.id, event.start, event.values, event.errors))
+            job.left -= done
+        chunk[2] = event.stop
 
     def _on_handed_back(self, event: ItemsHandedBack) -> None:
         worker = self.workers[event.worker]

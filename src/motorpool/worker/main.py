@@ -25,11 +25,11 @@ from motorpool.messages import (
     STOP,
 )
 from motorpool.mirror import Mirrors, define
-from motorpool.serialization import describe_failure, dump_results, dumps, loads
+from motorpool.serialization import describe_failure, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
 from motorpool.worker.page import Page
-from motorpool.worker.run import Pace, Running, caller, run_chunk
+from motorpool.worker.run import Pace, Running, caller
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
@@ -142,39 +142,17 @@ class Worker:
             self._sending = True
             self._refuse(running, error)
         else:
-            # A range stays one, and is not written out.
-            values, errors = run_chunk(
-                function.call, iter(items), running, budget, function.pace, self._page
-            )
-            self._sending = True
-            self._answer(running, values, errors, function, items, began)
+            self._run_items(function, items, running, budget, began)
         self._running = None
         self._page.clear()
         if self._recalled:
             self._recalled = False
             self._hand_back_inbox()
 
-    def _answer(
-        self,
-        running: Running,
-        values: list[Any],
-        errors: dict[int, BaseException],
-        function: Function,
-        items: Any,
-        began: float,
-    ) -> None:
-        mixed, payload = dump_results(
-            values, errors, running.start, function.func, os.getpid(), items
-        )
-        self._send(
-            MIXED_RESULTS if mixed else RESULTS,
-            self._chunk,
-            running.start,
-            running.start + len(values),
-            running.end,
-            perf_counter() - began,
-            payload,
-        )
+    def _answer(self, running: Running, mixed: bool, payload: bytes, seconds: float) -> None:
+        kind = MIXED_RESULTS if mixed else RESULTS
+        stop, end = running.index, running.end
+        self._send(kind, self._chunk, running.start, stop, end, seconds, payload)
 
     def _refuse(self, running: Running, error: BaseException) -> None:
         if self._definition_error is not None:

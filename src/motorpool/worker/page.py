@@ -58,6 +58,15 @@ class Page:
         words[2] = upto
         words[1] = index
 
+    def restart(self) -> None:
+        """Forget the results noted so far: they were sent."""
+        self._words[3] = _BEGIN
+        self.full = False
+
+    def failed(self) -> None:
+        """Have the results so far sent: an exception is not noted here."""
+        self.full = True
+
     def finished(self, index: int, value: object) -> None:
         """Note a result; `full` turns true when it is time to send what there is."""
         if index + 1 >= self._stop:

@@ -35,6 +35,9 @@ class Journal(Protocol):
     def finished(self, index: int, value: object) -> None:
         """Item `index` returned `value`; `full` may turn true: send what there is."""
 
+    def failed(self) -> None:
+        """Note that an item raised; `full` may turn true."""
+
 
 class NoJournal:
     """For workers whose death is everybody's."""
@@ -45,6 +48,9 @@ class NoJournal:
         """Note nothing."""
 
     def finished(self, index: int, value: object) -> None:
+        """Note nothing."""
+
+    def failed(self) -> None:
         """Note nothing."""
 
 
@@ -162,6 +168,7 @@ def run_chunk(
         except BaseException as error:
             errors[len(values)] = _without_our_frames(error)
             values.append(None)
+            journal.failed()
         before, now = now, perf_counter()
         done = start + len(values)
         pace.add(done - running.index, now - before)

@@ -1,0 +1,825 @@
+"""A pool in virtual time: the real scheduler, and workers that exist as numbers only.
+
+::
+
+    Simulation ── event ──▶ Scheduler ── commands ──▶ Ledger ──▶ SimulatedWorker
+        ▲                                           (checks)          │
+        └───────────────── heap of (time, action) ◀── events, later ──╯
+
+`SimulatedWorker` takes the steps of `worker/main.py` and `worker/run.py`, one
+call each, so that anything can happen between two of them. `Ledger` keeps its
+own account of every item and objects to a command that contradicts it.
+`Simulation` puts the two on a virtual clock.
+"""
+
+import heapq
+from collections import Counter, deque
+from itertools import count
+from typing import NamedTuple
+
+from motorpool.messages import (
+    IDLE,
+    LOADING,
+    BreakPool,
+    Chunk,
+    ChunkDone,
+    ChunkRefused,
+    Closed,
+    Consumed,
+    Deliver,
+    FailItem,
+    FinishJob,
+    InputArrived,
+    ItemsHandedBack,
+    JobCancelled,
+    JobSubmitted,
+    KillWorker,
+    RecallChunks,
+    SendChunk,
+    StartWorker,
+    StopWorker,
+    Tick,
+    WorkerLost,
+    WorkerNotStarted,
+    WorkerReady,
+    WorkerStarted,
+)
+from motorpool.scheduler import Cost, Scheduler
+from motorpool.scheduler.machine import MOST_FAILED_STARTS
+from motorpool.worker.run import Pace, Running
+
+PENDING, HELD, SETTLED = 0, 1, 2
+
+
+class SimulatedWorker:
+    """A worker's half of the work, step by step; the value of item `i` is `i`.
+
+    The steps of a chunk are `read`, then `claim` and `ran` in turn, then
+    `answer` and `clear`. `recall` may come between any two, and so may death:
+    `lost` tells what the page of shared memory would tell then.
+    """
+
+    def __init__(self, number):
+        self.number = number
+        self.inbox = deque()  # (chunk, budget)
+        self.outbox = deque()  # events on their way
+        self.running = None
+        self.chunk = None
+        self.is_answered = False
+        self.is_dead = False
+        self._budget = 0.0
+        self._seconds = 0.0
+        self._values = []
+        self._paces = {}
+        self._recall_noted = False
+        self._page = (IDLE, LOADING, 0, {})
+
+    def read(self):
+        """Take the next chunk and begin to unpickle it."""
+        self.chunk, self._budget = self.inbox.popleft()
+        self.running = Running(self.chunk.start, self.chunk.stop, self.chunk.number)
+        self.is_answered = False
+        self._values = []
+        self._seconds = 0.0
+        self._page = (self.chunk.number, LOADING, 0, {})
+
+    def refuse(self, error):
+        """Fail to unpickle the chunk."""
+        self.outbox.append(ChunkRefused(self.number, self.chunk.number, error))
+        self.is_answered = True
+
+    def claim(self, most=None):
+        """Begin the next items and return how many, 0 if there are none left."""
+        running = self.running
+        if running.index >= running.stop:
+            return 0
+        upto = running.claim(most or self._pace().bulk_size())
+        if upto > running.index:
+            self._page = (self.chunk.number, running.index, upto, self._page[3])
+        return upto - running.index
+
+    def ran(self, seconds, is_full=False):
+        """End the claimed items after `seconds`; return whether the chunk goes on."""
+        running = self.running
+        index, upto = running.index, running.upto
+        if upto == index + 1 < self.chunk.stop and not is_full:
+            self._page[3][index] = index
+        self._values.extend(range(index, upto))
+        self._pace().add(upto - index, seconds)
+        self._seconds += seconds
+        running.index = upto
+        return running.index < running.stop and not (self._seconds > self._budget or is_full)
+
+    def answer(self):
+        """Send the results; what was not begun comes back with them."""
+        start, running = self.chunk.start, self.running
+        self.outbox.append(
+            ChunkDone(
+                self.number,
+                self.chunk.number,
+                start,
+                start + len(self._values),
+                running.end,
+                self._seconds,
+                self._values,
+                None,
+            )
+        )
+        self.is_answered = True
+
+    def clear(self):
+        """Be done with the chunk."""
+        self.running = self.chunk = None
+        self._page = (IDLE, LOADING, 0, {})
+        if self._recall_noted:
+            self._recall_noted = False
+            self._hand_back_inbox()
+
+    def recall(self):
+        """Give back what has not begun, now or after the next chunk, as the signal handler does."""
+        if self.running is None or self.is_answered:
+            self._recall_noted = True
+            return
+        self._hand_back_inbox()
+        begin, end = self.running.recall()
+        if begin < end:
+            self.outbox.append(ItemsHandedBack(self.number, self.chunk.number, begin, end))
+
+    def lost(self):
+        """Return the event of this worker's death."""
+        number, index, upto, finished = self._page
+        return WorkerLost(self.number, 0, -9, number, index, upto, finished)
+
+    def _pace(self):
+        return self._paces.setdefault(self.chunk.job, Pace())
+
+    def _hand_back_inbox(self):
+        for chunk, _budget in self.inbox:
+            number, _job, start, stop = chunk
+            self.outbox.append(ChunkDone(self.number, number, start, start, stop, 0.0, [], None))
+        self.inbox.clear()
+
+
+class _Account:
+    """What the ledger knows of a job."""
+
+    def __init__(self, event, scheduler):
+        self.size = event.size
+        self.is_open = event.is_open
+        self.chunksize = event.chunksize
+        self.is_windowed = event.window is not None
+        self.limit = scheduler.room(event.job) if self.is_windowed else float("inf")
+        self.consumed = 0
+        self.state = bytearray(event.size)
+        self.begun = bytearray(event.size)
+        self.pending = event.size
+        self.settled = 0
+
+    def sendable(self):
+        """Return how many pending items may be sent; those behind the limit never were."""
+        return self.pending - max(0, self.size - self.limit)
+
+    def move(self, start, stop, old, new):
+        """Move items from one state to another; all must be in the first."""
+        size = stop - start
+        assert self.state.count(old, start, stop) == size, (
+            f"items {start} to {stop} are in states {list(self.state[start:stop])}, not {old}"
+        )
+        self.state[start:stop] = bytes([new]) * size
+        self.pending += size * ((new == PENDING) - (old == PENDING))
+        self.settled += size * (new == SETTLED)
+
+
+class Ledger:
+    """An account of every item, kept from events and commands alone.
+
+    `note` is told an event before the scheduler handles it, `check` the commands
+    afterwards. What must hold:
+
+    - an item is pending, in one chunk, or settled; and settled once;
+    - an item that was begun is never sent again;
+    - jobs are served first come, first served;
+    - a windowed job does not run beyond its limit, and the limit grows by what
+      was consumed, and by no more than doubling while the consumer starves;
+    - nothing goes to a worker that is gone or was told to leave;
+    - a worker runs no more tasks than it may;
+    - no worker is idle while an item could be sent;
+    - after the last job of a closed pool every worker is told to leave;
+    - a pool breaks only if workers fail to start.
+    """
+
+    def __init__(self, scheduler, tasks_per_worker=None):
+        self.scheduler = scheduler
+        self.jobs = {}
+        self.finished = []
+        self.cancelled = set()
+        self.chunks = {}  # number: [worker, job, start, stop]
+        self.holding = {}  # worker: numbers of its chunks
+        self.stopped = set()
+        self.ready = set()
+        self.killed = set()
+        self.recalled = {}  # worker: the last chunk it was sent before it was asked
+        self.is_closed = False
+        self.is_broken = False
+        self.starting = scheduler.size
+        self.values = []  # (job, start, values) in the order of delivery
+        self.failed = Counter()  # (job, index)
+        self._tasks = Counter()
+        self._tasks_per_worker = tasks_per_worker
+        self._begun_chunks = set()
+        self._owed = {}  # (job, index): how it has to be settled
+        self._failed_starts = 0
+        self._last_number = 0
+        self._may_grow = None
+
+    # Before the scheduler handles an event.
+
+    def note(self, event):
+        """Take note of what happened."""
+        self._may_grow = None
+        handler = self._notes.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def begin(self, worker, job, start, stop):
+        """Take note that a worker calls the function with items `start` to `stop`."""
+        account = self.jobs.get(job)
+        number = next(
+            (n for n in self.holding[worker] if self._covers(self.chunks[n], job, start, stop)),
+            None,
+        )
+        assert number is not None, f"{worker} runs items it does not hold"
+        if account is None:
+            return
+        assert not any(account.begun[start:stop]), f"item of {start} to {stop} begun twice"
+        account.begun[start:stop] = b"\1" * (stop - start)
+        if account.chunksize is None:
+            self._tasks[worker] += stop - start
+        elif number not in self._begun_chunks:
+            self._begun_chunks.add(number)
+            self._tasks[worker] += 1
+        if self._tasks_per_worker is not None:
+            assert self._tasks[worker] <= self._tasks_per_worker, f"{worker} runs too many tasks"
+
+    @staticmethod
+    def _covers(chunk, job, start, stop):
+        return chunk[1] == job and chunk[2] <= start and stop <= chunk[3]
+
+    def _note_input(self, event):
+        account = self.jobs.get(event.job)
+        if account is not None:
+            account.size += event.items
+            account.pending += event.items
+            account.state.extend(bytes(event.items))
+            account.begun.extend(bytes(event.items))
+            account.is_open = event.is_open
+
+    def _note_consumed(self, event):
+        account = self.jobs.get(event.job)
+        if account is not None and account.is_windowed:
+            window = account.limit - account.consumed
+            account.consumed += event.items
+            account.limit += event.items
+            if event.starved:
+                self._may_grow = (event.job, account.limit + window)
+
+    def _note_cancelled(self, event):
+        if self.jobs.pop(event.job, None) is not None:
+            self.cancelled.add(event.job)
+
+    def _note_started(self, event):
+        self.starting -= 1
+        self.holding[event.worker] = []
+
+    def _note_ready(self, event):
+        self.ready.add(event.worker)
+        self._failed_starts = 0
+
+    def _note_not_started(self, _event):
+        self.starting -= 1
+        self._failed_starts += 1
+
+    def _note_done(self, event):
+        chunk = self._take(event)
+        if chunk is not None:
+            _, job, start, stop = chunk
+            self._settle_later(job, start, event.stop, "deliver")
+            self._give_back(job, event.stop, stop)
+            if event.stop > start:
+                self.recalled.pop(event.worker, None)
+
+    def _note_handed_back(self, event):
+        chunk = self.chunks.get(event.number)
+        if chunk is not None and chunk[0] == event.worker:
+            self._give_back(chunk[1], event.start, chunk[3])
+            chunk[3] = event.start
+
+    def _note_refused(self, event):
+        chunk = self._take(event)
+        if chunk is not None:
+            self._none_ran(*chunk[1:])
+
+    def _note_lost(self, event):
+        for number in self.holding.pop(event.worker):
+            _, job, start, stop = self.chunks.pop(number)
+            if number != event.number:
+                self._give_back(job, start, stop)
+            elif event.at == LOADING:
+                self._none_ran(job, start, stop)
+            else:
+                begun = min(max(event.upto, event.at + 1), stop)
+                for index in range(start, begun):
+                    how = "deliver" if index in event.finished else "fail"
+                    self._settle_later(job, index, index + 1, how)
+                self._give_back(job, begun, stop)
+        is_own_fault = event.worker not in self.killed | self.ready | self.stopped
+        self._failed_starts += is_own_fault
+        self.ready.discard(event.worker)
+        self.recalled.pop(event.worker, None)
+
+    def _note_closed(self, _event):
+        self.is_closed = True
+
+    _notes = {
+        InputArrived: _note_input,
+        Consumed: _note_consumed,
+        JobCancelled: _note_cancelled,
+        WorkerStarted: _note_started,
+        WorkerReady: _note_ready,
+        WorkerNotStarted: _note_not_started,
+        ChunkDone: _note_done,
+        ItemsHandedBack: _note_handed_back,
+        ChunkRefused: _note_refused,
+        WorkerLost: _note_lost,
+        Closed: _note_closed,
+    }
+
+    def _take(self, event):
+        chunk = self.chunks.get(event.number)
+        if chunk is None or chunk[0] != event.worker:
+            return None
+        self.holding[event.worker].remove(event.number)
+        return self.chunks.pop(event.number)
+
+    def _none_ran(self, job, start, stop):
+        if stop - start == 1:
+            self._settle_later(job, start, stop, "fail")
+        else:
+            self._give_back(job, start, stop)
+
+    def _give_back(self, job, start, stop):
+        account = self.jobs.get(job)
+        if account is not None and start < stop:
+            assert not any(account.begun[start:stop]), "a begun item came back"
+            account.move(start, stop, HELD, PENDING)
+
+    def _settle_later(self, job, start, stop, how):
+        if job in self.jobs:
+            for index in range(start, stop):
+                self._owed[job, index] = how
+
+    # After the scheduler has handled it.
+
+    def check(self, event, commands):
+        """Object to commands that must not follow `event`."""
+        if type(event) is JobSubmitted:
+            self.jobs[event.job] = _Account(event, self.scheduler)
+        self._check_limits()
+        for command in commands:
+            self._checks[type(command)](self, command)
+        assert not self._owed, f"not settled: {sorted(self._owed)[:5]}"
+        if not self.is_broken:
+            self._check_idle()
+            self._check_count()
+
+    def _check_limits(self):
+        for job, account in self.jobs.items():
+            if account.is_windowed and job in self.scheduler.jobs:
+                limit = self.scheduler.room(job)
+                allowed = {account.limit}
+                if self._may_grow is not None and self._may_grow[0] == job:
+                    allowed.add(self._may_grow[1])
+                assert limit in allowed, f"limit {limit} is none of {allowed}"
+                account.limit = limit
+
+    def _check_send(self, command):
+        worker, (number, job, start, stop) = command.worker, command.chunk
+        assert worker in self.holding, f"sent to {worker}, which is gone"
+        assert worker not in self.stopped, f"sent to {worker}, which is leaving"
+        assert number > self._last_number, "a number used twice"
+        account = self.jobs[job]
+        assert start < stop, "an empty chunk"
+        assert stop <= account.limit, f"item {stop - 1} is beyond the limit {account.limit}"
+        assert not any(account.begun[start:stop]), f"begun item of {start} to {stop} sent again"
+        older = [n for n, other in self.jobs.items() if n < job and other.sendable() > 0]
+        assert not older, f"job {job} served before {older}"
+        account.move(start, stop, PENDING, HELD)
+        self.chunks[number] = [worker, job, start, stop]
+        self.holding[worker].append(number)
+        self._last_number = number
+
+    def _check_deliver(self, command):
+        job, start, values, _errors = command
+        for index in range(start, start + len(values)):
+            how = self._owed.pop((job, index), None)
+            assert how == "deliver", f"item {index} of job {job} delivered, not due"
+        assert list(values) == list(range(start, start + len(values))), "values out of place"
+        self.jobs[job].move(start, start + len(values), HELD, SETTLED)
+        self.values.append((job, start, values))
+
+    def _check_fail(self, command):
+        how = self._owed.pop((command.job, command.item), None)
+        assert how == "fail", f"item {command.item} of job {command.job} failed, not due"
+        assert command.error is not None or command.lost is not None
+        self.jobs[command.job].move(command.item, command.item + 1, HELD, SETTLED)
+        self.failed[command.job, command.item] += 1
+
+    def _check_finish(self, command):
+        account = self.jobs.pop(command.job)
+        assert not account.is_open, "an open job finished"
+        assert account.settled == account.size, "a job finished too early"
+        self.finished.append(command.job)
+
+    def _check_stop(self, command):
+        assert command.worker in self.holding, "a worker that is gone told to leave"
+        assert command.worker not in self.stopped, "told to leave twice"
+        assert not self.holding[command.worker], "told to leave with work"
+        self.stopped.add(command.worker)
+
+    def _check_kill(self, command):
+        assert command.worker in self.holding, "a worker that is gone killed"
+        self.killed.add(command.worker)
+
+    def _check_recall(self, command):
+        assert command.worker in self.ready, "a worker that is not ready was recalled"
+        assert self.free(), "recalled for nobody"
+        self.recalled[command.worker] = self._last_number
+
+    def _check_start(self, _command):
+        self.starting += 1
+
+    def _check_break(self, _command):
+        assert self._failed_starts >= MOST_FAILED_STARTS, "broken without a reason"
+        self.is_broken = True
+
+    _checks = {
+        SendChunk: _check_send,
+        Deliver: _check_deliver,
+        FailItem: _check_fail,
+        FinishJob: _check_finish,
+        StopWorker: _check_stop,
+        KillWorker: _check_kill,
+        RecallChunks: _check_recall,
+        StartWorker: _check_start,
+        BreakPool: _check_break,
+    }
+
+    def free(self):
+        """Return a worker that has nothing to do, None if there is none."""
+        return next(
+            (w for w, held in self.holding.items() if not held and w not in self.stopped), None
+        )
+
+    def _check_idle(self):
+        free = self.free()
+        if free is None:
+            return
+        waiting = [job for job, account in self.jobs.items() if account.sendable() > 0]
+        assert not waiting, f"worker {free} is idle while jobs {waiting} have items to send"
+        is_over = self.is_closed and not self.jobs
+        assert not is_over, f"worker {free} was not told to leave after the last job"
+
+    def _check_count(self):
+        if self.is_closed and not self.jobs:
+            return
+        staying = len(self.holding.keys() - self.stopped) + self.starting
+        assert staying <= self.scheduler.size, "more workers than asked for"
+        if staying < self.scheduler.size:
+            assert self.scheduler.wake_at is not None, "a worker is missing for good"
+
+    def check_recalls(self, now, soon):
+        """Object if a worker is idle, and nobody will ask for what a busy one has not begun."""
+        if self.free() is None or self.is_broken:
+            return
+        wake = self.scheduler.wake_at
+        if wake is not None and wake <= now + soon:
+            return
+        for worker in self.ready:
+            held = [(number, *self.chunks[number][1:]) for number in self.holding[worker]]
+            if len(held) == 1 and held[0][3] - held[0][2] <= 1:
+                continue
+            for number, job, start, stop in held:
+                if job in self.jobs and number > self.recalled.get(worker, 0):
+                    unbegun = self.jobs[job].begun.count(0, start, stop)
+                    assert not unbegun, f"nobody will ask worker {worker} for chunk {number}"
+
+
+class Fate(NamedTuple):
+    """How a worker's life ends at a chunk; `after`: of so many items, for "running"."""
+
+    moment: str  # "reading", "loading", "running", "sending"
+    after: int = 0
+
+
+class Simulation:
+    """A pool of `workers` simulated workers.
+
+    Parameters
+    ----------
+    workers
+        Number of workers.
+    seconds
+        Length of a task, by job and index.
+    fate
+        How a worker ends at a chunk, by worker and chunk; None to live on.
+    start
+        What becomes of the n-th start, from 0 on: "ready", "dies" before it is
+        ready, or "fails" to exist.
+    latency
+        Seconds that a message takes, each way.
+    handling
+        Seconds that the one driver takes for an event.
+    take_seconds
+        Seconds that the consumer of a stream takes for each of its results.
+    """
+
+    def __init__(
+        self,
+        workers,
+        seconds,
+        *,
+        tasks_per_worker=None,
+        fate=lambda worker, chunk: None,
+        start=lambda n: "ready",
+        start_seconds=0.001,
+        latency=50e-6,
+        handling=0.0,
+        take_seconds=0.0,
+    ):
+        self.scheduler = Scheduler(workers, tasks_per_worker)
+        self.ledger = Ledger(self.scheduler, tasks_per_worker)
+        self.now = 0.0
+        self.finished_at = {}
+        self.counts = Counter()
+        self.busy = 0.0
+        self._seconds = seconds
+        self._fate = fate
+        self._start = start
+        self._start_seconds = start_seconds
+        self._latency = latency
+        self._handling = handling
+        self._take_seconds = take_seconds
+        self._driver_free_at = 0.0
+        self._workers = {}
+        self._heap = []
+        self._order = count()
+        self._numbers = count(1)
+        self._jobs = count()
+        self._starts = count()
+        self._sources = {}  # open job: items still to come
+        self._streams = {}  # windowed job: [arrived out of order, next to be taken, busy]
+        self._tick_at = None
+        self._execute(self.scheduler.start())
+
+    # What a caller does.
+
+    def submit(self, size, chunksize=None, cost=None):
+        """Begin a job over a sequence and return its number."""
+        job = next(self._jobs)
+        self._feed(JobSubmitted(job, size, chunksize, cost or Cost()))
+        return job
+
+    def submit_stream(self, size, chunksize=None):
+        """Begin a job over an iterator of `size` items, taken by a consumer."""
+        job = next(self._jobs)
+        self._sources[job] = size
+        self._streams[job] = [set(), 0, False]
+        self._feed(JobSubmitted(job, 0, chunksize, Cost(), is_open=True, window=0))
+        return job
+
+    def cancel(self, job, *, kill):
+        """Cancel a job."""
+        self._sources.pop(job, None)
+        self._feed(JobCancelled(job, kill))
+
+    def close(self):
+        """Take no more jobs."""
+        self._feed(Closed())
+
+    def at(self, time, action, *arguments):
+        """Call `action` at a time to come."""
+        heapq.heappush(self._heap, (time, next(self._order), action, arguments))
+
+    def run(self, until=float("inf")):
+        """Go on until nothing is left to happen; return the time of the last FinishJob."""
+        while self._heap and self._heap[0][0] <= until:
+            self.now, _, action, arguments = heapq.heappop(self._heap)
+            action(*arguments)
+        return max(self.finished_at.values(), default=0.0)
+
+    # The driver.
+
+    def _feed(self, event):
+        self.counts[type(event)] += 1
+        self.ledger.note(event)
+        commands = self.scheduler.handle(event, self.now)
+        self.ledger.check(event, commands)
+        self._execute(commands)
+        wake = self.scheduler.wake_at
+        if wake is not None and (self._tick_at is None or wake < self._tick_at):
+            self._tick_at = max(wake, self.now)
+            self.at(self._tick_at, self._tick)
+        for job in list(self._sources):
+            self._read_input(job)
+
+    def _tick(self):
+        self._tick_at = None
+        wake = self.scheduler.wake_at
+        if wake is None:
+            return
+        if wake <= self.now:
+            self._feed(Tick())
+            assert self.scheduler.wake_at is None or self.scheduler.wake_at > self.now
+        else:
+            self._tick_at = wake
+            self.at(wake, self._tick)
+
+    def _read_input(self, job):
+        left = self._sources.get(job)
+        account = self.ledger.jobs.get(job)
+        if left is None or account is None:
+            return
+        news = int(min(left, self.scheduler.room(job) - account.size))
+        if news > 0:
+            self._sources[job] = left - news
+            if left == news:
+                del self._sources[job]
+            self._feed(InputArrived(job, news, left > news))
+
+    def _execute(self, commands):
+        for command in commands:
+            kind = type(command)
+            self.counts[kind] += 1
+            if kind is SendChunk:
+                self._later(command.worker, self._arrive, command.chunk, command.budget)
+            elif kind is StartWorker:
+                self._start_worker()
+            elif kind is RecallChunks:
+                self._later(command.worker, self._recall)
+            elif kind is StopWorker:
+                self._later(command.worker, self._leave)
+            elif kind is KillWorker:
+                self._die(self._workers[command.worker])
+            elif kind is FinishJob:
+                self.finished_at[command.job] = self.now
+            elif kind is Deliver:
+                self._deliver(command)
+            elif kind is BreakPool:
+                self._heap.clear()
+
+    def _later(self, worker, action, *arguments):
+        if worker in self._workers:
+            self.at(self.now + self._latency, action, self._workers[worker], *arguments)
+
+    def _receive(self, worker):
+        """Let the events of a worker reach the driver, which handles one at a time."""
+        while worker.outbox:
+            event = worker.outbox.popleft()
+            arrival = self.now + self._latency
+            begin = self._driver_free_at = max(arrival, self._driver_free_at) + self._handling
+            self.at(begin, self._feed, event)
+
+    def _start_worker(self):
+        outcome = self._start(next(self._starts))
+        if outcome == "fails":
+            self.at(self.now, self._feed, WorkerNotStarted(OSError("no more processes")))
+            return
+        worker = SimulatedWorker(next(self._numbers))
+        worker.is_ready = False
+        self._workers[worker.number] = worker
+        self._feed(WorkerStarted(worker.number))
+        action = self._get_ready if outcome == "ready" else self._die
+        self.at(self.now + self._start_seconds, action, worker)
+
+    # The consumer of a stream takes results in their order.
+
+    def _deliver(self, command):
+        stream = self._streams.get(command.job)
+        if stream is not None:
+            stream[0].update(range(command.start, command.start + len(command.values)))
+            if not stream[2]:
+                stream[2] = True
+                self.at(self.now, self._consume, command.job, True)
+
+    def _consume(self, job, starved):
+        there, position, _ = self._streams[job]
+        taken = 0
+        while position + taken in there:
+            there.remove(position + taken)
+            taken += 1
+        self._streams[job][1:] = position + taken, bool(taken)
+        if taken:
+            self._feed(Consumed(job, taken, starved))
+            self.at(self.now + taken * self._take_seconds, self._took, job)
+
+    def _took(self, job):
+        self._consume(job, False)
+
+    # A worker.
+
+    def _get_ready(self, worker):
+        if not worker.is_dead:
+            worker.is_ready = True
+            worker.outbox.append(WorkerReady(worker.number))
+            self._receive(worker)
+            self._next_chunk(worker)
+
+    def _arrive(self, worker, chunk, budget):
+        if worker.is_dead:
+            return
+        worker.inbox.append((chunk, budget))
+        if worker.is_ready and worker.running is None:
+            self._next_chunk(worker)
+
+    def _next_chunk(self, worker):
+        if not worker.inbox:
+            return
+        fate = worker.fate = self._fate(worker.number, worker.inbox[0][0])
+        if fate is not None and fate.moment == "reading":
+            self._die(worker)
+            return
+        worker.read()
+        if fate is not None and fate.moment == "loading":
+            self._die(worker)
+        else:
+            self._next_items(worker)
+
+    def _next_items(self, worker):
+        fate, chunk = worker.fate, worker.chunk
+        is_doomed = fate is not None and fate.moment == "running"
+        size = worker.claim(1 if is_doomed else None)
+        if not size:
+            self._end_chunk(worker)
+            return
+        start = worker.running.index
+        self.ledger.begin(worker.number, chunk.job, start, start + size)
+        if is_doomed and start - chunk.start >= fate.after:
+            self._die(worker)
+            return
+        seconds = sum(self._seconds(chunk.job, index) for index in range(start, start + size))
+        self.busy += seconds
+        self.at(self.now + seconds, self._ran, worker, seconds)
+
+    def _ran(self, worker, seconds):
+        if worker.is_dead:
+            return
+        if worker.ran(seconds):
+            self._next_items(worker)
+        else:
+            self._end_chunk(worker)
+
+    def _end_chunk(self, worker):
+        if worker.fate is not None and worker.fate.moment == "sending":
+            self._die(worker)
+            return
+        worker.answer()
+        worker.clear()
+        self._receive(worker)
+        self._next_chunk(worker)
+
+    def _recall(self, worker):
+        if not worker.is_dead and worker.is_ready:
+            worker.recall()
+            self._receive(worker)
+
+    def _leave(self, worker):
+        assert not worker.inbox
+        self._die(worker)
+
+    def _die(self, worker):
+        if worker.is_dead:
+            return
+        worker.is_dead = True
+        worker.outbox.append(worker.lost())
+        self._receive(worker)
+        del self._workers[worker.number]
+
+
+def makespan(workers, lengths, **options):
+    """Return the seconds that one job of tasks of these lengths takes, workers being ready."""
+    simulation = Simulation(workers, lambda _job, index: lengths[index], **options)
+    simulation.run()
+    begin = simulation.now
+    job = simulation.submit(len(lengths))
+    simulation.run()
+    return simulation.finished_at[job] - begin, simulation
+
+
+def ideal(workers, lengths):
+    """Return a time that no schedule can beat."""
+    return max(sum(lengths) / workers, max(lengths))
+
+
+def chunk(number, start, stop, job=0):
+    """Return a chunk; positions first, as tests think of them."""
+    return Chunk(number, job, start, stop)

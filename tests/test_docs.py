@@ -1,0 +1,93 @@
+"""The README's scripts print what it says, and ARCHITECTURE.md names files that exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "motorpool"
+DEADLINE = 30
+
+# A Python block directly followed by the block of its output.
+SCRIPT = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_NAME = re.compile(r"[\w./-]+\.(?:py|toml|md)\b|tests/\w+")
+
+METHODS = {
+    "default": "",
+    "spawn": "import multiprocessing\nmultiprocessing.set_start_method('spawn')\n",
+}
+
+
+def read(name):
+    """Return the text of a page at the root of the project."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def without_pids(text):
+    """Return `text` with the numbers of workers, which differ in each run, replaced."""
+    return re.sub(r"\bWorker \d+ ", "Worker N ", text)
+
+
+def heading_above(page, position):
+    """Return the heading under which `position` lies, as the name of a test."""
+    headings = re.findall(r"^#+ (.+)$", page[:position], re.MULTILINE)
+    return re.sub(r"\W+", "-", headings[-1].lower())
+
+
+def scripts():
+    """Return each script of the README with its output."""
+    page = read("README.md")
+    return [
+        pytest.param(*match.groups(), id=heading_above(page, match.start()))
+        for match in SCRIPT.finditer(page)
+    ]
+
+
+SCRIPTS = scripts()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("script", "output"), SCRIPTS)
+def test_script_of_the_readme_prints_what_stands_under_it(tmp_path, script, output, method):
+    """A script copied from the README prints what the README says, and nothing else."""
+    file = tmp_path / "script.py"
+    file.write_text(METHODS[method] + script, encoding="utf-8")
+
+    ended = subprocess.run(
+        [sys.executable, file],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert (ended.stderr, ended.returncode) == ("", 0)
+    assert without_pids(ended.stdout) == without_pids(output)
+
+
+def test_every_script_of_the_readme_has_its_output_under_it():
+    """No Python block of the README goes unchecked."""
+    assert len(SCRIPTS) == read("README.md").count("```python\n") > 0
+
+
+def test_files_that_the_architecture_names_exist():
+    """A file that was moved or renamed is moved in ARCHITECTURE.md too."""
+    named = set(FILE_NAME.findall(read("ARCHITECTURE.md")))
+    missing = {name for name in named if not any((at / name).exists() for at in (PACKAGE, ROOT))}
+
+    assert named
+    assert missing == set()
+
+
+def test_architecture_names_every_file():
+    """A newcomer finds each module of the package in ARCHITECTURE.md."""
+    page = read("ARCHITECTURE.md")
+    files = {path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py")}
+    unnamed = {name for name in files if not name.endswith("/__init__.py") and name not in page}
+
+    assert unnamed == set()

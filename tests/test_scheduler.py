@@ -1,0 +1,1003 @@
+"""The scheduler: events in, commands out.
+
+Tables say what follows each event; a state machine tries every order of events
+against the simulator's ledger; simulations measure how much of the workers'
+time is used.
+"""
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from motorpool.messages import (
+    IDLE,
+    LOADING,
+    BreakPool,
+    ChunkDone,
+    ChunkRefused,
+    Closed,
+    Consumed,
+    Deliver,
+    FailItem,
+    FinishJob,
+    InputArrived,
+    ItemsHandedBack,
+    JobCancelled,
+    JobSubmitted,
+    KillWorker,
+    RecallChunks,
+    SendChunk,
+    StartWorker,
+    StopWorker,
+    Tick,
+    WorkerLost,
+    WorkerNotStarted,
+    WorkerReady,
+    WorkerStarted,
+)
+from motorpool.scheduler import Cost, Scheduler
+from motorpool.scheduler.chunking import AHEAD_CHUNKS, BUDGET_SECONDS, FIRST_WINDOW, RECALL_SECONDS
+from motorpool.scheduler.machine import FIRST_BACKOFF_SECONDS, MOST_FAILED_STARTS
+from simulator import Ledger, SimulatedWorker
+
+LONG, SHORT = 1.0, 1e-5
+
+
+class Bench:
+    """A scheduler with a clock, its ready workers numbered from 1 on, and a ledger that watches."""
+
+    def __init__(self, workers=2, tasks_per_worker=None, is_ready=True):
+        self.scheduler = Scheduler(workers, tasks_per_worker)
+        self.ledger = Ledger(self.scheduler, tasks_per_worker)
+        self.now = 0.0
+        assert self.scheduler.start() == [StartWorker()] * workers
+        for number in range(1, workers + 1):
+            self(WorkerStarted(number))
+            if is_ready:
+                self(WorkerReady(number))
+
+    def __call__(self, event, after=0.0):
+        """Return the commands that follow an event."""
+        self.now += after
+        self.ledger.note(event)
+        commands = self.scheduler.handle(event, self.now)
+        self.ledger.check(event, commands)
+        return commands
+
+    def submit(self, size, chunksize=None, seconds=0.0, job=0, **options):
+        """Submit a job whose items are known to take so long; return what follows."""
+        cost = Cost()
+        cost.seconds = seconds
+        return self(JobSubmitted(job, size, chunksize, cost, **options))
+
+    def done(self, sent, stop=None, seconds=LONG, after=0.0):
+        """Have a worker answer a chunk, having run it up to `stop`; return what follows."""
+        number, _job, start, end = sent.chunk
+        stop = end if stop is None else stop
+        values = list(range(start, stop))
+        return self(ChunkDone(sent.worker, number, start, stop, end, seconds, values, None), after)
+
+
+def sends(commands):
+    """Return the commands that send a chunk."""
+    return [command for command in commands if type(command) is SendChunk]
+
+
+def ranges(commands):
+    """Return what is sent, as (start, stop)."""
+    return [(command.chunk.start, command.chunk.stop) for command in sends(commands)]
+
+
+def kinds(commands):
+    """Return the kinds of commands."""
+    return [type(command) for command in commands]
+
+
+def lost(sent, index=LOADING, upto=0, finished=(), at=True):
+    """Return the loss of a worker that was at the chunk sent, or at none."""
+    number = sent.chunk.number if at else IDLE
+    return WorkerLost(sent.worker, 0, -9, number, index, upto, {i: i for i in finished})
+
+
+# Jobs
+
+
+@pytest.mark.quick
+def test_job_begins_on_every_idle_worker():
+    """The first items go out one by one, since nothing is known of them."""
+    commands = Bench(3).submit(10)
+
+    assert ranges(commands) == [(0, 1), (1, 2), (2, 3)]
+    assert {command.budget for command in commands} == {BUDGET_SECONDS}
+    assert len({command.worker for command in commands}) == 3
+
+
+def test_job_without_items_finishes_at_once():
+    """A map over nothing is done."""
+    assert Bench().submit(0) == [FinishJob(0)]
+
+
+@pytest.mark.parametrize(
+    ("size", "chunksize", "expected"),
+    [
+        pytest.param(10, 4, [(0, 4), (4, 8)], id="more than the workers take"),
+        pytest.param(5, 4, [(0, 4), (4, 5)], id="a short last chunk"),
+        pytest.param(3, 4, [(0, 3)], id="less than a chunk"),
+    ],
+)
+def test_chunksize_of_the_user_is_kept(size, chunksize, expected):
+    """A chunk size that was asked for is neither changed nor split by a budget."""
+    commands = Bench().submit(size, chunksize)
+
+    assert ranges(commands) == expected
+    assert {command.budget for command in commands} == {float("inf")}
+
+
+def test_job_waits_behind_an_earlier_one():
+    """Jobs are served first come, first served."""
+    bench = Bench(1)
+    (first,) = bench.submit(2, job=0)
+    assert bench.submit(1, job=1) == []
+
+    commands = bench.done(first)
+
+    assert [command.chunk.job for command in sends(commands)] == [0]
+
+
+def test_results_are_delivered_and_the_job_finishes():
+    """What a worker returns goes to its place; the last item finishes the job."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1)
+
+    assert bench.done(sent) == [Deliver(0, 0, [0], None), FinishJob(0)]
+    assert not bench.scheduler.has_work
+    assert bench.scheduler.has_idle
+
+
+def test_short_items_are_sent_ahead():
+    """A worker has its next chunks before it asks, but not without end."""
+    bench = Bench(1)
+    (sent,) = bench.submit(10**6, seconds=1.1e-5)
+    commands = sends(bench.done(sent, seconds=1.1e-5 * sent.chunk.stop))
+
+    assert 1 < len(commands) <= AHEAD_CHUNKS
+
+
+def test_long_items_are_not_sent_ahead():
+    """A worker that runs a long item holds no other."""
+    bench = Bench(1)
+    (sent,) = bench.submit(10)
+
+    assert len(sends(bench.done(sent, seconds=LONG))) == 1
+
+
+# Streams
+
+
+def test_open_job_waits_for_input():
+    """A job over an iterator runs what has arrived, and ends when the iterator does."""
+    bench = Bench(1)
+    assert bench.submit(0, is_open=True) == []
+    (sent,) = bench(InputArrived(0, 1, is_open=True))
+    assert kinds(bench.done(sent)) == [Deliver]
+
+    assert bench(InputArrived(0, 0, is_open=False)) == [FinishJob(0)]
+
+
+def test_input_of_a_job_that_is_gone_is_ignored():
+    """An iterator that is still read after its job was cancelled harms nobody."""
+    bench = Bench()
+    bench.submit(0, is_open=True)
+    bench(JobCancelled(0, kill=False))
+
+    assert bench(InputArrived(0, 5, is_open=False)) == []
+    assert bench(Consumed(0, 5, starved=True)) == []
+
+
+@pytest.mark.parametrize(
+    ("chunksize", "window", "room"),
+    [
+        pytest.param(None, 0, 2 * FIRST_WINDOW, id="by workers"),
+        pytest.param(100, 0, 200, id="two chunks at least"),
+        pytest.param(None, 50, 50, id="as asked for"),
+    ],
+)
+def test_windowed_job_starts_with_a_small_window(chunksize, window, room):
+    """Few items are read ahead before anybody has taken one."""
+    bench = Bench()
+    bench.submit(0, chunksize, is_open=True, window=window)
+
+    assert bench.scheduler.room(0) == room
+    assert bench.scheduler.room(99) == 0
+
+
+def test_windowed_job_stops_at_its_limit():
+    """Workers rest rather than run ahead of a consumer that takes nothing."""
+    bench = Bench(1)
+    commands = bench.submit(100, window=0)
+    while outstanding := sends(commands):
+        commands = bench.done(outstanding[0])
+    assert bench.scheduler.has_idle
+
+    assert ranges(bench(Consumed(0, 1, starved=False))) == [(FIRST_WINDOW, FIRST_WINDOW + 1)]
+
+
+@pytest.mark.parametrize(
+    ("starved", "room"),
+    [
+        pytest.param(True, 3 * FIRST_WINDOW, id="starved"),
+        pytest.param(False, 2 * FIRST_WINDOW, id="busy"),
+    ],
+)
+def test_window_doubles_for_a_consumer_that_waits(starved, room):
+    """A fast consumer gets more ahead of it, a slow one does not."""
+    bench = Bench(1)
+    bench.submit(100, window=0)
+
+    bench(Consumed(0, FIRST_WINDOW, starved))
+
+    assert bench.scheduler.room(0) == room
+
+
+def test_window_does_not_hold_up_the_job_behind():
+    """A stream nobody reads leaves the workers to other jobs."""
+    bench = Bench(1)
+    commands = bench.submit(100, window=0)
+    while outstanding := sends(commands):
+        commands = bench.done(outstanding[0])
+
+    assert ranges(bench.submit(1, job=1)) == [(0, 1)]
+
+
+# Cancelling
+
+
+@pytest.mark.parametrize(
+    ("kill", "expected"), [pytest.param(True, [KillWorker]), pytest.param(False, [])]
+)
+def test_cancelled_job_is_dropped(kill, expected):
+    """Nothing of a cancelled job is delivered; its running tasks are killed on request."""
+    bench = Bench(2)
+    (sent,) = bench.submit(1)
+    bench.submit(2, job=1)
+
+    assert kinds(bench(JobCancelled(0, kill))) == expected
+    assert kinds(bench.done(sent)) == [SendChunk]
+
+
+def test_cancelling_what_is_gone_does_nothing():
+    """A job may finish while somebody cancels it."""
+    assert Bench()(JobCancelled(7, kill=True)) == []
+
+
+def test_killing_on_request_is_no_failed_start():
+    """Cancelling a job whose workers are still starting leaves the pool usable."""
+    bench = Bench(MOST_FAILED_STARTS, is_ready=False)
+    outstanding = bench.submit(MOST_FAILED_STARTS)
+    assert kinds(bench(JobCancelled(0, kill=True))) == [KillWorker] * MOST_FAILED_STARTS
+
+    commands = [command for sent in outstanding for command in bench(lost(sent, at=False))]
+
+    assert BreakPool not in kinds(commands)
+
+
+# What comes back
+
+
+def test_rest_of_a_chunk_goes_to_whoever_is_idle():
+    """A chunk that took too long is shared with the others."""
+    bench = Bench(2)
+    first, second = bench.submit(100, seconds=1e-4)
+    start, stop = first.chunk.start, first.chunk.stop
+    bench.done(second)
+
+    commands = bench.done(first, stop=start + 1)
+
+    assert commands[0] == Deliver(0, start, [start], None)
+    assert ranges(commands)[0][0] == start + 1
+    assert stop > start + 1
+
+
+def test_handed_back_items_are_sent_before_fresh_ones():
+    """What was sent once already goes first, so that results come in order."""
+    bench = Bench(2)
+    first, second = bench.submit(100, seconds=1e-4)
+    begin = first.chunk.start + 1
+    assert bench(ItemsHandedBack(first.worker, first.chunk.number, begin, first.chunk.stop)) == []
+
+    assert ranges(bench.done(second))[0][0] == begin
+
+
+def test_chunk_that_cannot_be_sent_is_taken_apart():
+    """One item that cannot be sent fails; its neighbours are run."""
+    bench = Bench(1)
+    (sent,) = bench.submit(3, chunksize=3)
+    error = TypeError("cannot pickle")
+    (single,) = bench(ChunkRefused(1, sent.chunk.number, error))
+    assert ranges([single]) == [(0, 1)]
+
+    commands = bench(ChunkRefused(1, single.chunk.number, error))
+
+    assert commands[0] == FailItem(0, 0, error, None)
+    assert ranges(commands) == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    "stale",
+    [
+        pytest.param(ChunkDone(1, 999, 0, 1, 1, LONG, [0], None), id="done, never sent"),
+        pytest.param(ItemsHandedBack(1, 999, 0, 1), id="handed back, never sent"),
+        pytest.param(ChunkRefused(1, 999, TypeError()), id="refused, never sent"),
+        pytest.param(ChunkDone(1, 2, 1, 2, 2, LONG, [1], None), id="done, another's"),
+        pytest.param(ItemsHandedBack(1, 2, 1, 2), id="handed back, another's"),
+        pytest.param(ChunkRefused(1, 2, TypeError()), id="refused, another's"),
+    ],
+)
+def test_answer_to_what_a_worker_does_not_hold_is_ignored(stale):
+    """Only a chunk on the books delivers."""
+    bench = Bench(2)
+    by_worker = {sent.worker: sent for sent in bench.submit(10)}
+    number = by_worker[2].chunk.number if stale.number == 2 else stale.number
+    stale = stale._replace(number=number)
+
+    assert bench(stale) == []
+
+
+def test_chunk_that_comes_back_twice_is_delivered_once():
+    """The second answer to a chunk changes nothing."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1)
+    bench.done(sent)
+
+    assert bench.done(sent) == []
+
+
+# Lost workers
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("index", "upto", "finished", "delivered", "failed", "again"),
+    [
+        pytest.param(LOADING, 0, (), [], [], [(0, 1)], id="loading: one by one"),
+        pytest.param(0, 1, (), [], [0], [(1, 4)], id="at the first"),
+        pytest.param(2, 3, (0, 1), [0, 1], [2], [(3, 4)], id="in the middle"),
+        pytest.param(3, 4, (0, 1, 2), [0, 1, 2], [3], [], id="at the last"),
+        pytest.param(2, 3, (1,), [1], [0, 2], [(3, 4)], id="a result it could not note"),
+        pytest.param(1, 3, (0,), [0], [1, 2], [(3, 4)], id="in bulk"),
+    ],
+)
+def test_lost_worker_costs_what_it_had_begun(index, upto, finished, delivered, failed, again):
+    """Results that were noted are safe, what was being run fails, the rest is sent again."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4, chunksize=4)
+
+    commands = bench(lost(sent, index, upto, finished))
+    commands += bench(WorkerStarted(2))
+
+    assert [c.start for c in commands if type(c) is Deliver] == delivered
+    assert [c.item for c in commands if type(c) is FailItem] == failed
+    assert ranges(commands) == again
+    assert StartWorker() in commands
+
+
+def test_item_that_kills_while_it_is_loaded_fails_alone():
+    """An item whose unpickling ends the process costs two workers and no neighbour."""
+    bench = Bench(1)
+    (sent,) = bench.submit(2, chunksize=2)
+    bench(lost(sent))
+    (single,) = bench(WorkerStarted(2))
+    bench(WorkerReady(2))
+
+    commands = bench(lost(single))
+
+    assert [c.item for c in commands if type(c) is FailItem] == [0]
+    assert ranges(bench(WorkerStarted(3))) == [(1, 2)]
+
+
+def test_chunks_sent_ahead_outlive_their_worker():
+    """What a lost worker had not looked at is sent again, whole."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1000, seconds=1e-5)
+    running, *ahead = sends(bench.done(sent, seconds=1e-5 * sent.chunk.stop))
+    assert ahead
+    bench(lost(running, running.chunk.start, running.chunk.start + 1))
+
+    again = ranges(bench(WorkerStarted(2)))
+
+    assert again[0][0] == running.chunk.start + 1
+
+
+def test_lost_idle_worker_is_replaced():
+    """A worker that ends between two tasks costs nothing."""
+    bench = Bench(1)
+
+    assert bench(WorkerLost(1, 0, -9)) == [StartWorker()]
+    assert not bench.scheduler.has_idle
+
+
+# Starting
+
+
+def test_worker_is_sent_work_before_it_is_ready():
+    """The first chunk waits at the worker, not the worker for the chunk."""
+    bench = Bench(1, is_ready=False)
+
+    assert ranges(bench.submit(3)) == [(0, 1)]
+
+
+def test_pool_breaks_if_workers_never_get_ready():
+    """An initializer that ends the process is reported, not tried for ever."""
+    bench = Bench(1, is_ready=False)
+    bench.submit(1)
+    for number in range(1, MOST_FAILED_STARTS):
+        assert bench(WorkerLost(number, 0, 1)) == []
+        assert bench.scheduler.wake_at > bench.now
+        bench.now = bench.scheduler.wake_at
+        assert bench(Tick()) == [StartWorker()]
+        bench(WorkerStarted(number + 1))
+
+    last = WorkerLost(MOST_FAILED_STARTS, 0, 1)
+    assert bench(last) == [BreakPool(None, last)]
+
+
+def test_pool_breaks_if_no_worker_can_be_started():
+    """A machine that has no room for a single process is reported."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    error = OSError("no more processes")
+    for _ in range(MOST_FAILED_STARTS - 1):
+        assert scheduler.handle(WorkerNotStarted(error), 0.0) == []
+        assert scheduler.handle(Tick(), scheduler.wake_at) == [StartWorker()]
+
+    assert scheduler.handle(WorkerNotStarted(error), 0.0) == [BreakPool(error, None)]
+
+
+def test_start_is_tried_again_while_others_work():
+    """A pool with some workers waits for better times, longer each time."""
+    scheduler = Scheduler(2)
+    scheduler.start()
+    scheduler.handle(WorkerStarted(1), 0.0)
+    waits, now = [], 0.0
+    for _ in range(2 * MOST_FAILED_STARTS):
+        assert scheduler.handle(WorkerNotStarted(OSError()), now) == []
+        waits.append(scheduler.wake_at - now)
+        now = scheduler.wake_at
+        assert scheduler.handle(Tick(), now) == [StartWorker()]
+
+    assert waits[0] >= FIRST_BACKOFF_SECONDS
+    assert waits == pytest.approx(sorted(waits))
+
+
+def test_worker_is_replaced_after_its_tasks():
+    """`maxtasksperchild` counts items, and the successor is started at once."""
+    bench = Bench(1, tasks_per_worker=2)
+    (first,) = bench.submit(5)
+    (second,) = sends(bench.done(first))
+
+    commands = bench.done(second)
+
+    assert kinds(commands) == [Deliver, StopWorker, StartWorker]
+    assert bench(WorkerLost(1, 0, 0)) == []
+    assert ranges(bench(WorkerStarted(2))) == [(2, 3)]
+
+
+def test_chunk_of_the_user_counts_as_one_task():
+    """As in the standard library, `maxtasksperchild` counts chunks if their size was given."""
+    bench = Bench(1, tasks_per_worker=2)
+    (first,) = bench.submit(30, chunksize=10)
+    (second,) = sends(bench.done(first))
+
+    assert StopWorker(1) in bench.done(second)
+
+
+def test_cancelled_chunk_of_the_user_still_counts_as_one_task():
+    """`maxtasksperchild` is not exceeded because a job with a chunk size was cancelled."""
+    bench = Bench(1, tasks_per_worker=1)
+    (sent,) = bench.submit(10, chunksize=10)
+    bench(JobCancelled(0, kill=False))
+
+    commands = bench.done(sent, stop=5)
+
+    assert StopWorker(1) in commands
+
+
+# Recall
+
+
+def test_unbegun_items_are_recalled_for_an_idle_worker():
+    """Items do not wait behind a long one while a worker has nothing to do."""
+    bench = Bench(2)
+    first, second = bench.submit(3, chunksize=2)
+    bench.done(second)
+    assert bench.scheduler.wake_at == pytest.approx(RECALL_SECONDS)
+
+    assert bench(Tick(), after=RECALL_SECONDS / 2) == []
+    assert bench(Tick(), after=RECALL_SECONDS) == [RecallChunks(first.worker)]
+    assert bench.scheduler.wake_at is None
+    back = ItemsHandedBack(first.worker, first.chunk.number, 1, 2)
+    assert ranges(bench(back)) == [(1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("size", "chunksize"), [pytest.param(2, 1, id="single items"), pytest.param(6, 2, id="no idle")]
+)
+def test_recall_is_not_planned_in_vain(size, chunksize):
+    """Nobody is asked for an item that runs, nor on behalf of nobody."""
+    bench = Bench(2)
+    first, _second = bench.submit(size, chunksize)
+    bench.done(first)
+
+    assert bench.scheduler.wake_at is None
+    assert bench(Tick(), after=LONG) == []
+
+
+def test_recall_is_repeated_after_news():
+    """A worker that went on to its next chunk instead of giving it back is asked again."""
+    bench = Bench(2)
+    held = leave_all_to_one(bench)
+    assert bench(Tick(), after=RECALL_SECONDS) == [RecallChunks(held[0].worker)]
+
+    # The call came between two chunks, and the second turns out long.
+    bench.done(held[0], seconds=chunk_seconds(held[0]))
+
+    bench.ledger.check_recalls(bench.now, RECALL_SECONDS)
+
+
+def test_recalled_items_do_not_stay_with_the_same_worker():
+    """What a stuck worker gave back goes to the others, or can be had from it again."""
+    bench = Bench(2)
+    held = leave_all_to_one(bench)
+    assert bench(Tick(), after=RECALL_SECONDS) == [RecallChunks(held[0].worker)]
+
+    commands = []
+    for sent in held[1:]:
+        commands += sends(bench.done(sent, stop=sent.chunk.start, seconds=0.0))
+    number, _job, start, stop = held[0].chunk
+    commands += sends(bench(ItemsHandedBack(held[0].worker, number, start + 1, stop)))
+    while others := [sent for sent in commands if sent.worker != held[0].worker]:
+        commands.remove(others[0])
+        commands += sends(bench.done(others[0], seconds=chunk_seconds(others[0])))
+
+    bench.ledger.check_recalls(bench.now, RECALL_SECONDS)
+
+
+def chunk_seconds(sent):
+    """Return what a chunk of short items takes."""
+    return SHORT * (sent.chunk.stop - sent.chunk.start)
+
+
+def leave_all_to_one(bench):
+    """Leave one of two workers idle, and return what the other one holds: many short chunks."""
+    first, other = bench.submit(400, seconds=SHORT)
+    held = sends(bench.done(first, seconds=chunk_seconds(first)))
+    others = [other]
+    while others:
+        sent = others.pop()
+        others += sends(bench.done(sent, seconds=chunk_seconds(sent)))
+    assert len(held) > 2
+    assert bench.scheduler.has_idle
+    return held
+
+
+# Closing
+
+
+def test_idle_workers_leave_a_closed_pool():
+    """Nobody waits for work that cannot come."""
+    assert kinds(Bench(2)(Closed())) == [StopWorker] * 2
+
+
+@pytest.mark.parametrize("end", ["done", "refused", "lost", "cancelled", "input"])
+def test_workers_leave_after_the_last_job(end):
+    """However the last job of a closed pool ends, the workers are told to leave."""
+    bench = Bench(2)
+    (sent,) = bench.submit(1, is_open=end == "input")
+    assert bench(Closed()) == []
+
+    if end == "done":
+        commands = bench.done(sent)
+    elif end == "refused":
+        commands = bench(ChunkRefused(sent.worker, sent.chunk.number, TypeError()))
+    elif end == "lost":
+        commands = bench(lost(sent, 0, 1))
+    elif end == "cancelled":
+        commands = bench(JobCancelled(0, kill=False)) + bench.done(sent)
+    else:
+        commands = bench.done(sent) + bench(InputArrived(0, 0, is_open=False))
+
+    assert kinds(commands).count(StopWorker) == (1 if end == "lost" else 2)
+
+
+def test_cancelled_stream_lets_idle_workers_leave():
+    """An iterator that is dropped after `close` does not keep the workers."""
+    bench = Bench(2)
+    bench.submit(0, is_open=True, window=0)
+    bench(Closed())
+
+    assert kinds(bench(JobCancelled(0, kill=False))) == [StopWorker] * 2
+
+
+def test_worker_that_comes_late_to_a_closed_pool_leaves():
+    """A worker that starts when all is done is told so."""
+    scheduler = Scheduler(1)
+    scheduler.start()
+    scheduler.handle(Closed(), 0.0)
+
+    assert scheduler.handle(WorkerStarted(1), 0.0) == [StopWorker(1)]
+
+
+# A successor
+
+
+def started_after_loss(heir):
+    """Return how many workers a successor starts when all it inherited are lost."""
+    commands = [
+        c for worker in list(heir.workers) for c in heir.handle(WorkerLost(worker, 0, -9), 0)
+    ]
+    return kinds(commands).count(StartWorker)
+
+
+def test_successor_replaces_all_workers():
+    """After an interrupt all workers are killed, and as many are started."""
+    bench = Bench(3)
+    bench.submit(10)
+    heir = bench.scheduler.succeed()
+
+    assert not heir.has_work
+    assert started_after_loss(heir) == 3
+
+
+def test_successor_does_not_replace_workers_that_were_leaving():
+    """A worker that had a replacement already does not get another."""
+    bench = Bench(1, tasks_per_worker=1)
+    (sent,) = bench.submit(5)
+    bench.done(sent)
+    bench(WorkerStarted(2))
+    assert set(bench.scheduler.workers) == {1, 2}
+
+    assert started_after_loss(bench.scheduler.succeed()) == 1
+
+
+def test_successor_starts_the_workers_that_were_to_be_retried():
+    """A pool that was waiting to start its worker again does not forget to."""
+    bench = Bench(1, is_ready=False)
+    assert bench(WorkerLost(1, 0, 1)) == []
+    assert bench.scheduler.wake_at is not None
+
+    heir = bench.scheduler.succeed()
+
+    heir.handle(Tick(), bench.scheduler.wake_at)
+    assert heir.wake_at is not None or heir.workers
+
+
+# Any order of events
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Jobs, workers, deaths and the clock in any order; the ledger objects to what must not be.
+
+    Messages between the scheduler and a worker stay on their way until a rule
+    moves them, so that anything may happen in between.
+    """
+
+    @initialize(
+        size=st.integers(1, 4),
+        tasks_per_worker=st.sampled_from([None, None, 1, 3]),
+        is_killable=st.booleans(),
+    )
+    def open(self, size, tasks_per_worker, is_killable):
+        """Open a pool; threads cannot be killed."""
+        self.scheduler = Scheduler(size, tasks_per_worker)
+        self.ledger = Ledger(self.scheduler, tasks_per_worker)
+        self.is_killable = is_killable
+        self.now = 0.0
+        self.starts = 0
+        self.workers = {}
+        self.signals = set()
+        self.history = []
+        self.jobs = 0
+        self.cost = Cost()
+        self.refuse_next = 0
+        self.started = 0
+        self.settled_values = {}
+        self.execute(self.scheduler.start())
+
+    def feed(self, event):
+        """Have the scheduler handle an event, and carry out what it says."""
+        self.ledger.note(event)
+        commands = self.scheduler.handle(event, self.now)
+        self.ledger.check(event, commands)
+        self.execute(commands)
+
+    def execute(self, commands):
+        for command in commands:
+            kind = type(command)
+            if kind is StartWorker:
+                self.starts += 1
+            elif kind is SendChunk:
+                self.send(command)
+            elif kind is RecallChunks:
+                self.signals.add(command.worker)
+            elif kind is KillWorker and self.is_killable:
+                self.bury(self.workers[command.worker])
+            elif kind is StopWorker and command.worker in self.workers:
+                self.workers[command.worker].is_told = True
+
+    def send(self, command):
+        if self.refuse_next:
+            self.refuse_next -= 1
+            self.feed(ChunkRefused(command.worker, command.chunk.number, TypeError("unpicklable")))
+            return
+        worker = self.workers.get(command.worker)
+        if worker is not None and not worker.is_dead:
+            worker.inbox.append((command.chunk, command.budget))
+
+    def pick(self, data, what):
+        """Choose one of several, the same ones first."""
+        return data.draw(st.sampled_from(sorted(what)))
+
+    def living(self):
+        return [number for number, worker in self.workers.items() if not worker.is_dead]
+
+    def is_over(self):
+        return self.ledger.is_broken
+
+    # Jobs.
+
+    @precondition(lambda self: not self.ledger.is_closed and not self.is_over())
+    @rule(
+        size=st.integers(0, 40),
+        chunksize=st.sampled_from([None, None, 1, 3]),
+        is_open=st.booleans(),
+        is_windowed=st.booleans(),
+        seconds=st.sampled_from([None, 0.0, 1e-6, 1e-3]),
+    )
+    def submit(self, size, chunksize, is_open, is_windowed, seconds):
+        """Submit a job, its cost known or not."""
+        job, self.jobs = self.jobs, self.jobs + 1
+        if seconds is not None:
+            self.cost = Cost()
+            self.cost.seconds = seconds
+        window = 0 if is_windowed else None
+        self.feed(JobSubmitted(job, size, chunksize, self.cost, is_open, window))
+
+    def open_jobs(self):
+        return [job for job, account in self.ledger.jobs.items() if account.is_open]
+
+    @precondition(lambda self: not self.is_over() and self.open_jobs())
+    @rule(data=st.data(), count=st.integers(0, 10), is_open=st.booleans())
+    def arrive(self, data, count, is_open):
+        """Items arrive at an open job, within its room or not."""
+        self.feed(InputArrived(self.pick(data, self.open_jobs()), count, is_open))
+
+    def takable(self):
+        return {
+            job: account.settled - account.consumed
+            for job, account in self.ledger.jobs.items()
+            if account.is_windowed and account.settled > account.consumed
+        }
+
+    @precondition(lambda self: not self.is_over() and self.takable())
+    @rule(data=st.data(), starved=st.booleans())
+    def consume(self, data, starved):
+        """The consumer of a stream takes some of what is there."""
+        takable = self.takable()
+        job = self.pick(data, takable)
+        self.feed(Consumed(job, data.draw(st.integers(1, takable[job])), starved))
+
+    @precondition(lambda self: not self.is_over() and self.jobs)
+    @rule(data=st.data(), kill=st.booleans())
+    def cancel(self, data, kill):
+        """Cancel a job, perhaps one that is gone."""
+        self.feed(JobCancelled(data.draw(st.integers(0, self.jobs - 1)), kill))
+
+    @precondition(lambda self: not self.ledger.is_closed and not self.is_over())
+    @rule(really=st.integers(0, 3))
+    def close(self, really):
+        """Close the pool, in some of the runs."""
+        if not really:
+            self.feed(Closed())
+
+    # Workers.
+
+    @precondition(lambda self: self.starts and not self.is_over())
+    @rule(succeeds=st.integers(0, 4))
+    def start(self, succeeds):
+        """A worker starts, or cannot be started."""
+        self.starts -= 1
+        if not succeeds:
+            self.feed(WorkerNotStarted(OSError("no more processes")))
+            return
+        self.started += 1
+        worker = self.workers[self.started] = SimulatedWorker(self.started)
+        worker.is_ready = worker.is_told = False
+        self.feed(WorkerStarted(worker.number))
+
+    @precondition(lambda self: self.living() and not self.is_over())
+    @rule(
+        data=st.data(),
+        steps=st.integers(1, 12),
+        seconds=st.sampled_from([1e-6, 1e-3, 0.006, 0.02]),
+        bulk=st.sampled_from([None, None, 3]),
+        odd=st.sampled_from(["", "", "", "refuse", "full"]),
+    )
+    def work(self, data, steps, seconds, bulk, odd):
+        """A worker takes some steps."""
+        worker = self.workers[self.pick(data, self.living())]
+        for _ in range(steps):
+            self.step(worker, seconds, bulk, odd)
+            odd = ""
+
+    def step(self, worker, seconds=1e-3, bulk=None, odd=""):
+        """Take the next step there is: get ready, read, begin, end, answer, be done, leave."""
+        running = worker.running
+        if not worker.is_ready:
+            worker.is_ready = True
+            worker.outbox.append(WorkerReady(worker.number))
+        elif running is None:
+            if worker.inbox:
+                worker.read()
+                worker.is_begun = worker.is_full = False
+            elif worker.is_told:
+                self.bury(worker)
+        elif worker.is_answered:
+            worker.clear()
+        elif worker.is_begun:
+            worker.is_begun = False
+            worker.is_full = not worker.ran(seconds, is_full=odd == "full")
+        elif odd == "refuse" and running.index == running.start:
+            worker.refuse(TypeError("cannot be loaded"))
+        elif not worker.is_full and (size := worker.claim(bulk)):
+            self.ledger.begin(worker.number, worker.chunk.job, running.index, running.index + size)
+            worker.is_begun = True
+        else:
+            worker.answer()
+
+    def bury(self, worker):
+        """End a worker; what it has sent is still read."""
+        if not worker.is_dead:
+            worker.is_dead = True
+            worker.inbox.clear()
+            self.signals.discard(worker.number)
+            worker.outbox.append(worker.lost())
+
+    @precondition(lambda self: self.living() and not self.is_over())
+    @rule(data=st.data(), really=st.integers(0, 2))
+    def die(self, data, really):
+        """A worker dies, wherever it is."""
+        if not really:
+            self.bury(self.workers[self.pick(data, self.living())])
+
+    @precondition(lambda self: self.signals and not self.is_over())
+    @rule(data=st.data())
+    def notice_recall(self, data):
+        """A worker's signal handler runs."""
+        number = self.pick(data, self.signals)
+        self.signals.discard(number)
+        worker = self.workers.get(number)
+        if worker is not None and worker.is_ready and not worker.is_dead:
+            worker.recall()
+
+    def speaking(self):
+        return [number for number, worker in self.workers.items() if worker.outbox]
+
+    @precondition(lambda self: self.speaking() and not self.is_over())
+    @rule(data=st.data(), events=st.integers(1, 4))
+    def hear(self, data, events):
+        """Events of a worker reach the driver, in their order."""
+        worker = self.workers[self.pick(data, self.speaking())]
+        for _ in range(events):
+            self.hear_one(worker)
+
+    def hear_one(self, worker):
+        if not worker.outbox or self.is_over():
+            return
+        event = worker.outbox.popleft()
+        if type(event) is WorkerLost:
+            del self.workers[worker.number]
+        elif type(event) is not WorkerReady:
+            self.history.append(event)
+        self.feed(event)
+
+    @precondition(lambda self: not self.is_over())
+    @rule(times=st.integers(1, 2))
+    def spoil(self, times):
+        """The next items to be sent turn out to be unpicklable."""
+        self.refuse_next = times
+
+    # What an engine never does, and the books survive.
+
+    @precondition(lambda self: self.history and not self.is_over())
+    @rule(data=st.data())
+    def repeat(self, data):
+        """An answer that was given comes again, from its worker or another."""
+        event = data.draw(st.sampled_from(self.history))
+        if event.number in self.ledger.chunks:
+            return  # handed back in part; the rest is still on the books
+        if self.workers:
+            self.feed(event._replace(worker=self.pick(data, self.workers)))
+
+    @precondition(lambda self: self.workers and not self.is_over())
+    @rule(data=st.data())
+    def make_up(self, data):
+        """An answer to a chunk that was never sent."""
+        number = self.pick(data, self.workers)
+        self.feed(ChunkDone(number, 10**9, 0, 1, 1, LONG, [0], None))
+        self.feed(ItemsHandedBack(number, 10**9, 0, 1))
+        self.feed(ChunkRefused(number, 10**9, TypeError()))
+
+    # Time.
+
+    @rule(seconds=st.sampled_from([0.0, 1e-3, 0.021, 1.0]))
+    def wait(self, seconds):
+        """Time passes."""
+        self.now += seconds
+
+    @precondition(lambda self: not self.is_over())
+    @rule(is_due=st.booleans())
+    def tick(self, is_due):
+        """The driver wakes: when it was to, or for no reason."""
+        if is_due and self.scheduler.wake_at is not None:
+            self.now = max(self.now, self.scheduler.wake_at)
+        self.feed(Tick())
+        wake = self.scheduler.wake_at
+        assert wake is None or wake > self.now, "the driver would spin"
+
+    @invariant()
+    def somebody_asks_for_unbegun_items(self):
+        """While a worker is idle, what a busy one has not begun is asked for in time."""
+        if hasattr(self, "ledger"):
+            self.ledger.check_recalls(self.now, RECALL_SECONDS)
+
+    @invariant()
+    def books_agree(self):
+        """The scheduler and the ledger count the same."""
+        if hasattr(self, "ledger") and not self.is_over():
+            assert self.scheduler.has_work == bool(self.ledger.jobs)
+            assert self.scheduler.has_idle == (self.ledger.free() is not None)
+            assert set(self.scheduler.workers) == set(self.ledger.holding)
+
+    def teardown(self):
+        """When all input has come and all workers answer, every job finishes."""
+        if not hasattr(self, "ledger"):
+            return
+        self.refuse_next = 0
+        for job in self.open_jobs():
+            self.feed(InputArrived(job, 0, is_open=False))
+        for _ in range(3000):
+            if self.is_over():
+                return
+            if not self.ledger.jobs and self.ledger.is_closed:
+                break
+            if not self.ledger.jobs:
+                self.feed(Closed())
+            self.go_on()
+        assert not self.ledger.jobs, f"jobs {list(self.ledger.jobs)} never finish"
+        assert self.ledger.free() is None
+
+    def go_on(self):
+        """Do a little of everything but accidents."""
+        while self.starts:
+            self.start(succeeds=1)
+        for number in self.living():
+            self.step(self.workers[number])
+        for number in list(self.workers):
+            self.hear_one(self.workers[number])
+        for job, count in self.takable().items():
+            if not self.is_over():
+                self.feed(Consumed(job, count, starved=True))
+        if self.scheduler.wake_at is not None and not self.is_over():
+            self.now = max(self.now, self.scheduler.wake_at)
+            self.feed(Tick())
+
+
+AnyOrder.TestCase.settings = settings(
+    max_examples=120,
+    stateful_step_count=60,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+test_scheduler_in_any_order = AnyOrder.TestCase
