@@ -21,7 +21,6 @@ from motorpool.messages import (
     IDLE,
     LOADING,
     BreakPool,
-    Chunk,
     ChunkDone,
     ChunkRefused,
     Closed,
@@ -45,6 +44,7 @@ from motorpool.messages import (
     WorkerStarted,
 )
 from motorpool.scheduler import Cost, Scheduler
+from motorpool.scheduler.chunking import FIRST_WINDOW
 from motorpool.scheduler.machine import MOST_FAILED_STARTS
 from motorpool.worker.run import Pace, Running
 
@@ -163,21 +163,30 @@ class SimulatedWorker:
 class _Account:
     """What the ledger knows of a job."""
 
-    def __init__(self, event, scheduler):
+    def __init__(self, event, workers):
         self.size = event.size
         self.is_open = event.is_open
         self.chunksize = event.chunksize
         self.is_windowed = event.window is not None
-        self.limit = scheduler.room(event.job) if self.is_windowed else float("inf")
+        self.limit = float("inf")
+        if self.is_windowed:
+            self.limit = max(event.window, FIRST_WINDOW * workers, 2 * (event.chunksize or 1))
         self.consumed = 0
         self.state = bytearray(event.size)
         self.begun = bytearray(event.size)
         self.pending = event.size
         self.settled = 0
 
+    def room(self, limit=None):
+        """Return how many items may be sent in all: up to the limit, in whole chunks."""
+        if not self.is_windowed:
+            return self.limit
+        chunksize = self.chunksize or 1
+        return -(-(limit or self.limit) // chunksize) * chunksize
+
     def sendable(self):
-        """Return how many pending items may be sent; those behind the limit never were."""
-        return self.pending - max(0, self.size - self.limit)
+        """Return how many pending items may be sent; those beyond the room never were."""
+        return self.pending - max(0, self.size - self.room())
 
     def move(self, start, stop, old, new):
         """Move items from one state to another; all must be in the first."""
@@ -383,7 +392,7 @@ class Ledger:
     def check(self, event, commands):
         """Object to commands that must not follow `event`."""
         if type(event) is JobSubmitted:
-            self.jobs[event.job] = _Account(event, self.scheduler)
+            self.jobs[event.job] = _Account(event, self.scheduler.size)
         self._check_limits()
         for command in commands:
             self._checks[type(command)](self, command)
@@ -395,12 +404,11 @@ class Ledger:
     def _check_limits(self):
         for job, account in self.jobs.items():
             if account.is_windowed and job in self.scheduler.jobs:
-                limit = self.scheduler.room(job)
-                allowed = {account.limit}
+                room = self.scheduler.room(job)
                 if self._may_grow is not None and self._may_grow[0] == job:
-                    allowed.add(self._may_grow[1])
-                assert limit in allowed, f"limit {limit} is none of {allowed}"
-                account.limit = limit
+                    grown = self._may_grow[1]
+                    account.limit = grown if room == account.room(grown) else account.limit
+                assert room == account.room(), f"room for {room} items, not {account.room()}"
 
     def _check_send(self, command):
         worker, (number, job, start, stop) = command.worker, command.chunk
@@ -409,7 +417,7 @@ class Ledger:
         assert number > self._last_number, "a number used twice"
         account = self.jobs[job]
         assert start < stop, "an empty chunk"
-        assert stop <= account.limit, f"item {stop - 1} is beyond the limit {account.limit}"
+        assert stop <= account.room(), f"item {stop - 1} is beyond the limit {account.room()}"
         assert not any(account.begun[start:stop]), f"begun item of {start} to {stop} sent again"
         older = [n for n, other in self.jobs.items() if n < job and other.sendable() > 0]
         assert not older, f"job {job} served before {older}"
@@ -820,6 +828,9 @@ def ideal(workers, lengths):
     return max(sum(lengths) / workers, max(lengths))
 
 
-def chunk(number, start, stop, job=0):
-    """Return a chunk; positions first, as tests think of them."""
-    return Chunk(number, job, start, stop)
+def in_order(workers, lengths):
+    """Return the time of workers that take one task at a time, in order, at no cost at all."""
+    free = [0.0] * min(workers, len(lengths))
+    for seconds in lengths:
+        heapq.heapreplace(free, free[0] + seconds)
+    return max(free)

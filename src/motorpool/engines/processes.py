@@ -387,26 +387,31 @@ class ProcessEngine:
         return True
 
     def _event(self, worker: _Worker, frame: Frame) -> Event | StartFailed | None:
-        kind, number, start, stop, extra, seconds, payload = frame
-        if kind in (RESULTS, MIXED_RESULTS):
-            values, errors = load_results(payload, start, mixed=kind == MIXED_RESULTS)
-            return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
-        if kind == PROGRESS:
-            values, errors = load_results(payload, start, mixed=bool(extra))
-            return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
+        kind, number, start, stop, _extra, _seconds, payload = frame
+        if kind in (RESULTS, MIXED_RESULTS, PROGRESS):
+            return self._results(worker, frame)
         if kind == HANDED_BACK:
             return ItemsHandedBack(worker.number, number, start, stop)
         if kind == NOT_LOADED:
             return ChunkRefused(worker.number, number, rebuild(loads(payload)))
-        if kind == NEED:
-            self._answer(worker, *loads(payload))
-            return None
         if kind == READY:
             return WorkerReady(worker.number)
         if kind == START_FAILED:
             return StartFailed(worker.number, rebuild(loads(payload)))
-        msg = f"a worker sent a frame of kind {kind}"
-        raise InternalError(msg)
+        if kind != NEED:
+            msg = f"a worker sent a frame of kind {kind}"
+            raise InternalError(msg)
+        self._answer(worker, *loads(payload))
+        return None
+
+    @staticmethod
+    def _results(worker: _Worker, frame: Frame) -> Event:
+        kind, number, start, stop, extra, seconds, payload = frame
+        mixed = kind == MIXED_RESULTS or (kind == PROGRESS and extra == 1)
+        values, errors = load_results(payload, start, mixed=mixed)
+        if kind == PROGRESS:
+            return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
+        return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
 
     def _answer(self, worker: _Worker, module: str, name: str | None) -> None:
         from motorpool import wanted

@@ -17,6 +17,7 @@ from motorpool.messages import (
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
+    PROGRESS,
     READY,
     RESULTS,
     RUN,
@@ -25,11 +26,11 @@ from motorpool.messages import (
     STOP,
 )
 from motorpool.mirror import Mirrors, define
-from motorpool.serialization import describe_failure, dumps, loads
+from motorpool.serialization import describe_failure, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
 from motorpool.worker.page import Page
-from motorpool.worker.run import Pace, Running, caller
+from motorpool.worker.run import Pace, Running, caller, run_chunk
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
@@ -149,10 +150,29 @@ class Worker:
             self._recalled = False
             self._hand_back_inbox()
 
-    def _answer(self, running: Running, mixed: bool, payload: bytes, seconds: float) -> None:
-        kind = MIXED_RESULTS if mixed else RESULTS
-        stop, end = running.index, running.end
-        self._send(kind, self._chunk, running.start, stop, end, seconds, payload)
+    def _run_items(
+        self, function: Function, items: Any, running: Running, budget: float, began: float
+    ) -> None:
+        left = iter(items)  # of a range too, which is never written out
+        first = running.start
+        while True:
+            values, errors = run_chunk(
+                function.call, left, running, abs(budget), function.pace, self._page
+            )
+            self._sending = True
+            done = items[running.start - first : running.index - first]
+            mixed, payload = dump_results(values, errors, function.func, os.getpid(), done)
+            seconds = perf_counter() - began
+            start, index = running.start, running.index
+            if budget >= 0 or index >= running.stop:
+                kind = MIXED_RESULTS if mixed else RESULTS
+                self._send(kind, self._chunk, start, index, running.end, seconds, payload)
+                return
+            self._send(PROGRESS, self._chunk, start, index, int(mixed), seconds, payload)
+            began += seconds
+            running.start = index
+            self._page.restart()
+            self._sending = False
 
     def _refuse(self, running: Running, error: BaseException) -> None:
         if self._definition_error is not None:
