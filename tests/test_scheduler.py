@@ -1143,17 +1143,21 @@ def one_long(position):
     return lengths
 
 
+WORK = {2: 4.0, 16: 2.0, 128: 1.0, 1000: 0.3}
+"""Seconds of work for each worker; the longest task is a tenth of it."""
+
+
 def heavy_tail(workers, kind):
-    """Return tasks whose lengths have a heavy tail, half a second of work for each worker."""
+    """Return tasks whose lengths have a heavy tail."""
     generator = random.Random(f"{workers} {kind}")
     draw = {
         "lognormal": lambda: generator.lognormvariate(-6.0, 1.5),
-        "pareto": lambda: min(0.001 * generator.paretovariate(1.2), 1.0),
+        "pareto": lambda: 0.001 * generator.paretovariate(1.2),
     }[kind]
     lengths = []
     total = 0.0
-    while total < 0.5 * workers:
-        lengths.append(draw())
+    while total < WORK[workers] * workers:
+        lengths.append(min(draw(), WORK[workers] / 10))
         total += lengths[-1]
     return lengths
 
@@ -1170,8 +1174,8 @@ WORKLOADS = {
     "lognormal": lambda workers: heavy_tail(workers, "lognormal"),
     "pareto": lambda workers: heavy_tail(workers, "pareto"),
 }
-# Here no order of arrival lets anybody do better who cannot see the future: 20
-# long tasks on 16 workers take two rounds.
+# 20 long tasks on 16 workers take two rounds, whoever schedules them; and nobody
+# knows that the last ones are long.
 TWO_ROUNDS = {("20 long of 400, first", 16), ("20 long of 400, last", 16)}
 
 

@@ -32,6 +32,10 @@ EXCLUDED = {
     "TestPoolNotLeakOnFailure.test_release_unused_processes": (
         "its context makes fakes of processes that start nothing; a worker has to be one"
     ),
+    "Pool_threads.test_terminate": (
+        "its tasks sleep for minutes and cannot be killed in a thread; it passes on the standard "
+        "library only because a task handed in a moment ago has not reached a worker there"
+    ),
     "_TestPoolWorkerLifetime.test_pool_worker_lifetime": "calls the private `_repopulate_pool`",
 }
 
@@ -173,7 +177,7 @@ def make_case(name, module, base, method, *mixins, only=None, under=UnderMotorpo
     if pool is not None:
         body["Pool"] = staticmethod(pool)
     for test in unittest.TestLoader().getTestCaseNames(base):
-        reason = EXCLUDED.get(f"{base.__name__}.{test}")
+        reason = EXCLUDED.get(f"{base.__name__}.{test}") or EXCLUDED.get(f"{name}.{test}")
         if reason is not None:
             body[test] = unittest.skip(reason)(getattr(base, test))
         elif only not in (None, test):
