@@ -18,7 +18,6 @@ if _typing.TYPE_CHECKING:
         NotPicklableError,
         PoolClosedError,
         PoolTerminatedError,
-        RemoteTraceback,
         ResultNotLoadedError,
         ResultNotPicklableError,
         TimeoutError,  # noqa: A004 - the stdlib's name for it
@@ -39,7 +38,6 @@ _HOMES = {
         "NotPicklableError",
         "PoolClosedError",
         "PoolTerminatedError",
-        "RemoteTraceback",
         "ResultNotLoadedError",
         "ResultNotPicklableError",
         "TimeoutError",
@@ -63,7 +61,6 @@ __all__ = [
     "Pool",
     "PoolClosedError",
     "PoolTerminatedError",
-    "RemoteTraceback",
     "ResultNotLoadedError",
     "ResultNotPicklableError",
     "ThreadPool",

@@ -5,11 +5,12 @@ thread that waits for a result switches that entry off, so that the attendant
 is not woken for nothing, and on again when it leaves.
 """
 
-import os
 import select
 import threading
 from collections.abc import Callable
 from typing import Any
+
+from motorpool.bell import Bell
 
 
 class Attendant:
@@ -30,7 +31,7 @@ class Attendant:
         self._is_attending = False
         self._is_closed = False
         self._epoll: select.epoll | None = None
-        self._bell = -1
+        self._bell = Bell()
 
     def attend(self, *, now: bool) -> None:
         """Attend from now on; `now`: do not wait for an event first."""
@@ -45,12 +46,11 @@ class Attendant:
                 self._is_attending = True
                 self._switch(select.EPOLLIN)
             if now:
-                os.eventfd_write(self._bell, 1)
+                self._bell.ring()
 
     def _start(self) -> None:
         self._epoll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, select.EPOLLIN)
+        self._epoll.register(self._bell.fd, select.EPOLLIN)
         self._epoll.register(self._fd, 0)
         self._thread = threading.Thread(target=self._run, name="motorpool-attendant", daemon=True)
         self._thread.start()
@@ -74,8 +74,8 @@ class Attendant:
         timeout: float | None = None
         while not self._is_closed:
             for fd, _ in epoll.poll(timeout):
-                if fd == self._bell:
-                    os.eventfd_read(self._bell)
+                if fd == self._bell.fd:
+                    self._bell.silence()
             if self._is_closed:
                 break
             timeout = self._visit() if self._is_attending else None
@@ -90,8 +90,7 @@ class Attendant:
         with self._lock:
             self._is_closed = True
             thread, self._thread = self._thread, None
-            if thread is not None and self._epoll is not None:
-                os.eventfd_write(self._bell, 1)
+            self._bell.ring()
         # Not alive yet: an interrupt came while it was being started.
         if thread is not None and thread.is_alive() and thread is not threading.current_thread():
             thread.join()
@@ -102,11 +101,4 @@ class Attendant:
             epoll, self._epoll = self._epoll, None
             if epoll is not None:
                 epoll.close()
-                os.close(self._bell)
-
-    def forget(self) -> None:
-        """In a forked child: the thread is the parent's."""
-        self._is_closed = True
-        self._lock = threading.Lock()
-        self._thread = None
-        self._release()
+            self._bell.close()

@@ -22,6 +22,7 @@ from multiprocessing import process
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from motorpool.bell import Bell
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
 from motorpool.engines.base import Function, StartFailed
@@ -113,8 +114,8 @@ class ProcessEngine:
         self._functions = 0
         self._named: dict[tuple[int, int], Function] = {}
         self._epoll = select.epoll()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._bell, select.EPOLLIN)
+        self._bell = Bell()
+        self._epoll.register(self._bell.fd, select.EPOLLIN)
         self._is_closed = False
         self._pid = os.getpid()
         _ENGINES.add(self)
@@ -332,8 +333,7 @@ class ProcessEngine:
 
     def wake(self) -> None:
         """Make the `wait` of another thread return."""
-        if not self._is_closed:
-            os.eventfd_write(self._bell, 1)
+        self._bell.ring()
 
     def collect(self, signs: list[tuple[int, int]]) -> list[Event | StartFailed]:
         """Return the events that the signs stand for."""
@@ -346,19 +346,13 @@ class ProcessEngine:
                     self._flush(worker)
                 if mask & ~select.EPOLLOUT:
                     self._read(worker, events)
-            elif fd == self._bell:
-                self._silence_bell()
+            elif fd == self._bell.fd:
+                self._bell.silence()
             elif (worker := self._by_sentinel.get(fd)) is not None:
                 ended.append(worker)
         for worker in ended:
             self._bury(worker, events)
         return events
-
-    def _silence_bell(self) -> None:
-        try:
-            os.eventfd_read(self._bell)
-        except BlockingIOError:
-            return
 
     def _flush(self, worker: _Worker) -> None:
         try:
@@ -460,7 +454,7 @@ class ProcessEngine:
                 self._drop(worker)
         self._is_closed = True
         self._epoll.close()
-        os.close(self._bell)
+        self._bell.close()
 
     def _await_end(self, deadline: float) -> None:
         """Serve the workers, which may still ask for names, until all have left."""
@@ -479,7 +473,7 @@ class ProcessEngine:
             worker.popen.close()
         self._workers.clear()
         self._epoll.close()
-        os.close(self._bell)
+        self._bell.forget()
 
 
 _NAMED_KINDS = (type(len), type(_forget_all), type)

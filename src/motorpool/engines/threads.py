@@ -5,16 +5,15 @@ program ends, and there is no `WorkerLost`.
 """
 
 import math
-import os
 import select
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
 from typing import Any
 
+from motorpool.bell import Bell
 from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Function, StartFailed
 from motorpool.failures import note
@@ -60,12 +59,10 @@ class ThreadEngine:
         self._count = 0
         self._functions = 0
         self._outbox: SimpleQueue[Event | StartFailed] = SimpleQueue()
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._bell = Bell()
         self._epoll = select.epoll()
-        self._epoll.register(self._bell, select.EPOLLIN)
-        self._close_lock = threading.Lock()
+        self._epoll.register(self._bell.fd, select.EPOLLIN)
         self._leaving: list[_Worker] = []
-        self._is_closed = False
 
     @property
     def workers(self) -> list[threading.Thread]:
@@ -138,15 +135,12 @@ class ThreadEngine:
 
     def wake(self) -> None:
         """Make the `wait` of another thread return."""
-        with self._close_lock:
-            if not self._is_closed:
-                os.eventfd_write(self._bell, 1)
+        self._bell.ring()
 
     def collect(self, signs: list[Any]) -> list[Event | StartFailed]:
         """Return what the workers have posted."""
         del signs
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._bell)
+        self._bell.silence()
         events = []
         while not self._outbox.empty():
             events.append(self._outbox.get())
@@ -163,11 +157,8 @@ class ThreadEngine:
         for worker in self._leaving if patience else ():
             # What still runs now was cancelled, and may run for ever.
             worker.thread.join(patience if worker.running is None else 0.5)
-        with self._close_lock:
-            if not self._is_closed:
-                self._is_closed = True
-                self._epoll.close()
-                os.close(self._bell)
+        self._epoll.close()
+        self._bell.close()
 
     def _post(self, event: Event | StartFailed) -> None:
         self._outbox.put(event)

@@ -508,7 +508,7 @@ class Scheduler:
         if event.at == LOADING:
             self._isolate(chunk, FailItem(job_id, start, None, event))
             return
-        begun = min(max(event.upto, event.at + 1), stop)
+        begun = max(min(max(event.upto, event.at + 1), stop), start)
         job.give_back(begun, stop)
         self._enqueue(job)
         for index in range(start, begun):
