@@ -22,6 +22,7 @@ from motorpool.messages import (
     LOADING,
     BreakPool,
     ChunkDone,
+    ChunkProgressed,
     ChunkRefused,
     Closed,
     Consumed,
@@ -108,24 +109,26 @@ class SimulatedWorker:
         self._pace().add(upto - index, seconds)
         self._seconds += seconds
         running.index = upto
-        return running.index < running.stop and not (self._seconds > self._budget or is_full)
+        return running.index < running.stop and not (
+            self._seconds > abs(self._budget) or is_full
+        )
 
     def answer(self):
-        """Send the results; what was not begun comes back with them."""
-        start, running = self.chunk.start, self.running
-        self.outbox.append(
-            ChunkDone(
-                self.number,
-                self.chunk.number,
-                start,
-                start + len(self._values),
-                running.end,
-                self._seconds,
-                self._values,
-                None,
+        """Send the results; return whether the chunk is over, and not only its budget spent."""
+        running, seconds, values = self.running, self._seconds, self._values
+        worker, number, start, stop = self.number, running.number, running.start, running.index
+        if self._budget >= 0 or running.index >= running.stop:
+            self.outbox.append(
+                ChunkDone(worker, number, start, stop, running.end, seconds, values, None)
             )
-        )
-        self.is_answered = True
+            self.is_answered = True
+            return True
+        self.outbox.append(ChunkProgressed(worker, number, start, stop, seconds, values, None))
+        running.start = stop
+        self._values = []
+        self._seconds = 0.0
+        self._page = (*self._page[:3], {})
+        return False
 
     def clear(self):
         """Be done with the chunk."""
@@ -317,6 +320,12 @@ class Ledger:
             if event.stop > start:
                 self.recalled.pop(event.worker, None)
 
+    def _note_progressed(self, event):
+        chunk = self.chunks.get(event.number)
+        if chunk is not None and chunk[0] == event.worker:
+            self._settle_later(chunk[1], event.start, event.stop, "deliver")
+            chunk[2] = event.stop
+
     def _note_handed_back(self, event):
         chunk = self.chunks.get(event.number)
         if chunk is not None and chunk[0] == event.worker:
@@ -357,6 +366,7 @@ class Ledger:
         WorkerReady: _note_ready,
         WorkerNotStarted: _note_not_started,
         ChunkDone: _note_done,
+        ChunkProgressed: _note_progressed,
         ItemsHandedBack: _note_handed_back,
         ChunkRefused: _note_refused,
         WorkerLost: _note_lost,
@@ -790,10 +800,14 @@ class Simulation:
         if worker.fate is not None and worker.fate.moment == "sending":
             self._die(worker)
             return
-        worker.answer()
-        worker.clear()
+        is_over = worker.answer()
+        if is_over:
+            worker.clear()
         self._receive(worker)
-        self._next_chunk(worker)
+        if is_over:
+            self._next_chunk(worker)
+        else:
+            self._next_items(worker)
 
     def _recall(self, worker):
         if not worker.is_dead and worker.is_ready:

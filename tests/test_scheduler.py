@@ -19,6 +19,7 @@ from motorpool.messages import (
     BreakPool,
     Chunk,
     ChunkDone,
+    ChunkProgressed,
     ChunkRefused,
     Closed,
     Consumed,
@@ -132,11 +133,11 @@ def test_job_without_items_finishes_at_once():
     ],
 )
 def test_chunksize_of_the_user_is_kept(size, chunksize, expected):
-    """A chunk size that was asked for is neither changed nor split by a budget."""
+    """A chunk size that was asked for is kept; its results come as they are there."""
     commands = Bench().submit(size, chunksize)
 
     assert ranges(commands) == expected
-    assert {command.budget for command in commands} == {float("inf")}
+    assert {command.budget for command in commands} == {-BUDGET_SECONDS}
 
 
 def test_job_waits_behind_an_earlier_one():
@@ -302,6 +303,20 @@ def test_rest_of_a_chunk_goes_to_whoever_is_idle():
     assert commands[0] == Deliver(0, start, [start], None)
     assert ranges(commands)[0][0] == start + 1
     assert stop > start + 1
+
+
+def test_results_of_a_long_chunk_are_delivered_as_they_come():
+    """What a worker has sent of a chunk is delivered, and safe when the worker dies."""
+    bench = Bench(1)
+    (sent,) = bench.submit(10, chunksize=10)
+    news = ChunkProgressed(1, sent.chunk.number, 0, 4, LONG, [0, 1, 2, 3], None)
+    assert bench(news) == [Deliver(0, 0, [0, 1, 2, 3], None)]
+
+    commands = bench(lost(sent, 5, 6, [4]))
+
+    assert [c.start for c in commands if type(c) is Deliver] == [4]
+    assert [c.item for c in commands if type(c) is FailItem] == [5]
+    assert ranges(bench(WorkerStarted(2))) == [(6, 10)]
 
 
 def test_handed_back_items_are_sent_before_fresh_ones():
@@ -566,6 +581,22 @@ def test_recalled_items_do_not_stay_with_the_same_worker():
         commands += sends(bench.done(others[0], seconds=chunk_seconds(others[0])))
 
     bench.ledger.check_recalls(bench.now, RECALL_SECONDS)
+
+
+def test_chunk_whose_results_come_is_recalled_too():
+    """A worker in a long chunk shares it with an idle one, though it has news all the time."""
+    bench = Bench(2)
+    (sent,) = bench.submit(1000, chunksize=1000)
+    recalls = []
+    for item in range(100):
+        bench.now += RECALL_SECONDS / 2
+        if bench.scheduler.wake_at <= bench.now:
+            recalls += bench(Tick())
+            break
+        number = sent.chunk.number
+        bench(ChunkProgressed(sent.worker, number, item, item + 1, 0.01, [item], None))
+
+    assert recalls == [RecallChunks(sent.worker)]
 
 
 def chunk_seconds(sent):
@@ -859,6 +890,7 @@ class AnyOrder(RuleBasedStateMachine):
             worker.is_begun = True
         else:
             worker.answer()
+            worker.is_full = False
 
     def bury(self, worker):
         """End a worker; what it has sent is still read."""

@@ -89,6 +89,8 @@ class Attendant:
         """End the thread, and wait for it unless it is this one."""
         with self._lock:
             self._is_closed = True
+            if self._epoll is None:  # The thread never started, or has left.
+                self._bell.close()
             thread, self._thread = self._thread, None
             self._bell.ring()
         # Not alive yet: an interrupt came while it was being started.
