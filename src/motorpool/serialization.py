@@ -153,10 +153,15 @@ def dump_results(
 
     A value that cannot be pickled becomes a failure of its own item.
     """
-    name = function_name(func)
+    if not errors:
+        try:
+            return False, dumps(values)
+        except Exception:  # noqa: S110 - some value does not pickle: see below which
+            pass
 
     def failure(offset: int, error: BaseException, kind: str) -> Failure:
-        return describe_failure(error, pid, short_repr(items[offset]), name, kind)
+        item, name = short_repr(items[offset]), function_name(func)
+        return describe_failure(error, pid, item, name, kind)
 
     failures = {offset: failure(offset, error, "task") for offset, error in errors.items()}
     try:

@@ -272,7 +272,8 @@ class ProcessEngine:
             raise refused from error
         if chunk.job != target.job:
             target.job = chunk.job
-            self._update(target, function)
+            if function.number not in target.functions or function.roots or _names_main(payload):
+                self._update(target, function)
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         self._write(target, pieces)
 
@@ -474,6 +475,11 @@ class ProcessEngine:
         self._workers.clear()
         self._epoll.close()
         self._bell.forget()
+
+
+def _names_main(payload: bytes) -> bool:
+    """Tell whether a pickle may refer to something in `__main__`."""
+    return b"__main__" in payload
 
 
 _NAMED_KINDS = (type(len), type(_forget_all), type)

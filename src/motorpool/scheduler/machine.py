@@ -104,7 +104,8 @@ class Job:
 
     def has_pending(self) -> bool:
         """Tell whether any item may be sent."""
-        return bool(self.returned) or self.next < self.upto()
+        upto = self.size if self.window is None else self.upto()
+        return self.next < upto or bool(self.returned)
 
     def upto(self) -> int:
         """Return the end of what may be sent: of the input, or of the window, in whole chunks."""
@@ -329,7 +330,9 @@ class Scheduler:
         return bool(seconds) and held * seconds < AHEAD_SECONDS
 
     def _send(self, worker: Worker, job: Job) -> None:
-        most = job.chunksize or chunk_size(job.pending(), self.size, job.cost.seconds)
+        most = job.chunksize or 1
+        if not job.chunksize and job.left > 1 and job.cost.seconds:
+            most = chunk_size(job.pending(), self.size, job.cost.seconds)
         if not job.chunksize:
             most = int(min(most, worker.tasks_left))
         start, stop = job.take(most)
@@ -548,7 +551,7 @@ class Scheduler:
         return worker.is_ready and not worker.recalled and worker.has_unbegun()
 
     def _plan_wake(self) -> None:
-        wake = min(self._restart_at, default=None)
+        wake = min(self._restart_at) if self._restart_at else None
         if self._idle and self.jobs and not self._queue and len(self._idle) < len(self.workers):
             for worker in self.workers.values():
                 if worker.chunks and self._is_stuck(worker):
