@@ -109,9 +109,7 @@ class SimulatedWorker:
         self._pace().add(upto - index, seconds)
         self._seconds += seconds
         running.index = upto
-        return running.index < running.stop and not (
-            self._seconds > abs(self._budget) or is_full
-        )
+        return running.index < running.stop and not (self._seconds > abs(self._budget) or is_full)
 
     def answer(self):
         """Send the results; return whether the chunk is over, and not only its budget spent."""
@@ -358,7 +356,7 @@ class Ledger:
     def _note_closed(self, _event):
         self.is_closed = True
 
-    _notes = {
+    _notes = {  # noqa: RUF012 - a table
         InputArrived: _note_input,
         Consumed: _note_consumed,
         JobCancelled: _note_cancelled,
@@ -480,7 +478,7 @@ class Ledger:
         assert self._failed_starts >= MOST_FAILED_STARTS, "broken without a reason"
         self.is_broken = True
 
-    _checks = {
+    _checks = {  # noqa: RUF012 - a table
         SendChunk: _check_send,
         Deliver: _check_deliver,
         FailItem: _check_fail,
@@ -629,10 +627,12 @@ class Simulation:
         heapq.heappush(self._heap, (time, next(self._order), action, arguments))
 
     def run(self, until=float("inf")):
-        """Go on until nothing is left to happen; return the time of the last FinishJob."""
+        """Go on until nothing is left to happen, or till then; return the last FinishJob's time."""
         while self._heap and self._heap[0][0] <= until:
             self.now, _, action, arguments = heapq.heappop(self._heap)
             action(*arguments)
+        if until < float("inf"):
+            self.now = until
         return max(self.finished_at.values(), default=0.0)
 
     # The driver.
@@ -674,7 +674,7 @@ class Simulation:
                 del self._sources[job]
             self._feed(InputArrived(job, news, left > news))
 
-    def _execute(self, commands):
+    def _execute(self, commands):  # noqa: C901 - one branch a command
         for command in commands:
             kind = type(command)
             self.counts[kind] += 1
@@ -691,7 +691,9 @@ class Simulation:
             elif kind is FinishJob:
                 self.finished_at[command.job] = self.now
             elif kind is Deliver:
-                self._deliver(command)
+                self._arrived(command.job, command.start, len(command.values))
+            elif kind is FailItem:
+                self._arrived(command.job, command.item, 1)
             elif kind is BreakPool:
                 self._heap.clear()
 
@@ -721,13 +723,13 @@ class Simulation:
 
     # The consumer of a stream takes results in their order.
 
-    def _deliver(self, command):
-        stream = self._streams.get(command.job)
+    def _arrived(self, job, start, length):
+        stream = self._streams.get(job)
         if stream is not None:
-            stream[0].update(range(command.start, command.start + len(command.values)))
+            stream[0].update(range(start, start + length))
             if not stream[2]:
                 stream[2] = True
-                self.at(self.now, self._consume, command.job, True)
+                self.at(self.now, self._consume, job, True)
 
     def _consume(self, job, starved):
         there, position, _ = self._streams[job]

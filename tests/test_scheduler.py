@@ -8,7 +8,7 @@ time is used.
 import random
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -151,6 +151,7 @@ def test_job_waits_behind_an_earlier_one():
     assert [command.chunk.job for command in sends(commands)] == [0]
 
 
+@pytest.mark.quick
 def test_results_are_delivered_and_the_job_finishes():
     """What a worker returns goes to its place; the last item finishes the job."""
     bench = Bench(1)
@@ -218,6 +219,7 @@ def test_windowed_job_starts_with_a_small_window(chunksize, window, room):
     assert bench.scheduler.room(99) == 0
 
 
+@pytest.mark.quick
 def test_windowed_job_stops_at_its_limit():
     """Workers rest rather than run ahead of a consumer that takes nothing."""
     bench = Bench(1)
@@ -526,6 +528,7 @@ def test_cancelled_chunk_of_the_user_still_counts_as_one_task():
 # Recall
 
 
+@pytest.mark.quick
 def test_unbegun_items_are_recalled_for_an_idle_worker():
     """Items do not wait behind a long one while a worker has nothing to do."""
     bench = Bench(2)
@@ -704,8 +707,7 @@ def test_successor_starts_the_workers_that_were_to_be_retried():
 
     heir = bench.scheduler.succeed()
 
-    heir.handle(Tick(), bench.scheduler.wake_at)
-    assert heir.wake_at is not None or heir.workers
+    assert kinds(heir.handle(Tick(), bench.scheduler.wake_at)) == [StartWorker]
 
 
 # Any order of events
@@ -722,8 +724,9 @@ class AnyOrder(RuleBasedStateMachine):
         size=st.integers(1, 4),
         tasks_per_worker=st.sampled_from([None, None, 1, 3]),
         is_killable=st.booleans(),
+        is_started=st.booleans(),
     )
-    def open(self, size, tasks_per_worker, is_killable):
+    def open(self, size, tasks_per_worker, is_killable, is_started):
         """Open a pool; threads cannot be killed."""
         self.scheduler = Scheduler(size, tasks_per_worker)
         self.ledger = Ledger(self.scheduler, tasks_per_worker)
@@ -739,6 +742,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.started = 0
         self.settled_values = {}
         self.execute(self.scheduler.start())
+        if is_started:
+            while self.starts:
+                self.start(succeeds=1)
+            for worker in self.workers.values():
+                self.step(worker)
+                self.hear_one(worker)
 
     def feed(self, event):
         """Have the scheduler handle an event, and carry out what it says."""
@@ -824,10 +833,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.feed(Consumed(job, data.draw(st.integers(1, takable[job])), starved))
 
     @precondition(lambda self: not self.is_over() and self.jobs)
-    @rule(data=st.data(), kill=st.booleans())
-    def cancel(self, data, kill):
+    @rule(data=st.data(), kill=st.booleans(), really=st.integers(0, 2))
+    def cancel(self, data, kill, really):
         """Cancel a job, perhaps one that is gone."""
-        self.feed(JobCancelled(data.draw(st.integers(0, self.jobs - 1)), kill))
+        if not really:
+            self.feed(JobCancelled(data.draw(st.integers(0, self.jobs - 1)), kill))
 
     @precondition(lambda self: not self.ledger.is_closed and not self.is_over())
     @rule(really=st.integers(0, 3))
@@ -917,6 +927,29 @@ class AnyOrder(RuleBasedStateMachine):
         if worker is not None and worker.is_ready and not worker.is_dead:
             worker.recall()
 
+    @precondition(lambda self: self.living() and not self.is_over())
+    @rule(rounds=st.integers(1, 8), seconds=st.sampled_from([1e-6, 1e-3, 0.02]))
+    def go_round(self, rounds, seconds):
+        """All workers go on at the same pace, and are heard."""
+        for _ in range(rounds):
+            for number in self.living():
+                self.step(self.workers[number], seconds)
+            for number in list(self.workers):
+                self.hear_one(self.workers[number])
+
+    @precondition(lambda self: self.living() and not self.is_over())
+    @rule(data=st.data(), waits=st.booleans())
+    def leave_one_behind(self, data, waits):
+        """All workers but one run dry, and perhaps the one is asked for what it has not begun."""
+        last = self.pick(data, self.living())
+        for _ in range(60):
+            for number in self.living():
+                if number != last and not self.is_over():
+                    self.step(self.workers[number], 1e-6)
+                    self.hear_one(self.workers[number])
+        if waits and self.scheduler.wake_at is not None and not self.is_over():
+            self.tick(is_due=True)
+
     def speaking(self):
         return [number for number, worker in self.workers.items() if worker.outbox]
 
@@ -939,10 +972,10 @@ class AnyOrder(RuleBasedStateMachine):
         self.feed(event)
 
     @precondition(lambda self: not self.is_over())
-    @rule(times=st.integers(1, 2))
+    @rule(times=st.integers(-4, 2))
     def spoil(self, times):
         """The next items to be sent turn out to be unpicklable."""
-        self.refuse_next = times
+        self.refuse_next = max(times, 0)
 
     # What an engine never does, and the books survive.
 
@@ -1031,11 +1064,14 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 AnyOrder.TestCase.settings = settings(
-    max_examples=120,
-    stateful_step_count=60,
+    max_examples=100,
+    stateful_step_count=50,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
+    # To shrink a failure takes minutes; add `Phase.shrink` to study one.
+    phases=[Phase.generate],
+    report_multiple_bugs=False,
 )
 test_scheduler_in_any_order = AnyOrder.TestCase
 
@@ -1098,11 +1134,12 @@ def test_stream_is_read_no_further_than_its_consumer_needs(take_seconds):
     simulation = Simulation(4, lambda _job, _index: 1e-4, take_seconds=take_seconds)
     furthest = 0
     job = simulation.submit_stream(2000)
-    while job not in simulation.finished_at:
+    while job not in simulation.finished_at and simulation.now < 60.0:
         simulation.run(simulation.now + 0.005)
         account = simulation.ledger.jobs.get(job)
         furthest = max(furthest, account.size - account.consumed if account else 0)
 
+    assert job in simulation.finished_at
     assert furthest <= (100 if take_seconds else 2000)
 
 
@@ -1175,13 +1212,14 @@ def one_long(position):
     return lengths
 
 
-WORK = {2: 4.0, 16: 2.0, 128: 1.0, 1000: 0.3}
+WORK = {2: 4.0, 16: 2.0, 128: 1.0, 1000: 1.0}
 """Seconds of work for each worker; the longest task is a tenth of it."""
 
 
 def heavy_tail(workers, kind):
     """Return tasks whose lengths have a heavy tail."""
     generator = random.Random(f"{workers} {kind}")
+    scale = 4 if workers == 1000 else 1
     draw = {
         "lognormal": lambda: generator.lognormvariate(-6.0, 1.5),
         "pareto": lambda: 0.001 * generator.paretovariate(1.2),
@@ -1189,7 +1227,7 @@ def heavy_tail(workers, kind):
     lengths = []
     total = 0.0
     while total < WORK[workers] * workers:
-        lengths.append(min(draw(), WORK[workers] / 10))
+        lengths.append(min(scale * draw(), WORK[workers] / 10))
         total += lengths[-1]
     return lengths
 

@@ -143,13 +143,23 @@ class Job:
 class Worker:
     """What a worker holds, the chunk it runs first."""
 
-    __slots__ = ("chunks", "id", "is_leaving", "is_ready", "news", "recalled", "tasks_left")
+    __slots__ = (
+        "chunks",
+        "id",
+        "is_killed",
+        "is_leaving",
+        "is_ready",
+        "news",
+        "recalled",
+        "tasks_left",
+    )
 
     def __init__(self, worker: int, tasks: int | None) -> None:
         self.id = worker
-        self.chunks: deque[list[int]] = deque()  # [number, job, start, stop]
+        self.chunks: deque[list[int]] = deque()  # [number, job, start, stop, made by the user]
         self.is_ready = False
         self.is_leaving = False
+        self.is_killed = False  # by us
         self.tasks_left: float = tasks if tasks is not None else float("inf")
         self.news = 0.0
         self.recalled = False
@@ -216,6 +226,8 @@ class Scheduler:
         self._handlers[type(event)](event)
         if self._queue:
             self._dispatch()
+        if self._is_closed and not self.jobs:
+            self._stop_idle()
         self._plan_wake()
         self._commands = []  # They hold values that are not ours to keep.
         return commands
@@ -240,9 +252,12 @@ class Scheduler:
         heir = Scheduler(self.size, self._tasks_per_worker)
         heir._number = self._number
         heir._is_closed = self._is_closed
-        for number in self.workers:
+        heir._restart_at = self._restart_at
+        for number, killed in self.workers.items():
             worker = heir.workers[number] = Worker(number, self._tasks_per_worker)
-            worker.is_ready = True
+            worker.is_killed = True
+            worker.is_leaving = killed.is_leaving
+        heir._plan_wake()
         return heir
 
     # Jobs.
@@ -283,6 +298,7 @@ class Scheduler:
             return
         for worker in self.workers.values():
             if worker.chunks and worker.chunks[0][1] == event.job:
+                worker.is_killed = True
                 self._commands.append(KillWorker(worker.id))
 
     def _enqueue(self, job: Job) -> None:
@@ -320,7 +336,7 @@ class Scheduler:
             and worker.tasks_left > 0
             and (job := self._first_job()) is not None
         ):
-            if worker.chunks and not self._is_short(worker, job):
+            if worker.chunks and (worker.recalled or not self._is_short(worker, job)):
                 return
             self._send(worker, job)
 
@@ -336,19 +352,20 @@ class Scheduler:
         if not job.chunksize:
             most = int(min(most, worker.tasks_left))
         start, stop = job.take(most)
-        worker.tasks_left -= self._tasks(job, start, stop)
+        worker.tasks_left -= 1 if job.chunksize else stop - start
         self._number = number = self._number + 1
         if not worker.chunks:
             worker.news = self._now
             worker.recalled = False
-        worker.chunks.append([number, job.id, start, stop])
+        worker.chunks.append([number, job.id, start, stop, bool(job.chunksize)])
         budget = -BUDGET_SECONDS if job.chunksize else BUDGET_SECONDS
         self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
 
     @staticmethod
-    def _tasks(job: Job | None, start: int, stop: int) -> int:
-        """Return what a chunk counts: as in the stdlib, one if the user made it."""
-        return 1 if job is not None and job.chunksize else stop - start
+    def _return_tasks(worker: Worker, chunk: list[int], start: int, stop: int) -> None:
+        """Uncount items that come back unrun; a chunk that the user made counts as one task."""
+        if not chunk[4]:
+            worker.tasks_left += stop - start
 
     # What comes back.
 
@@ -363,13 +380,14 @@ class Scheduler:
         chunk = self._find(worker, event.number)
         if chunk is None:
             return
-        _, job_id, _, stop = chunk
+        _, job_id, _, stop, _ = chunk
         start = event.start
         worker.chunks.remove(chunk)
-        worker.news = self._now
+        if event.stop > start:
+            worker.news = self._now
+            worker.recalled = False
         job = self.jobs.get(job_id)
-        if job is None or not job.chunksize:
-            worker.tasks_left += stop - event.stop
+        self._return_tasks(worker, chunk, event.stop, stop)
         if job is not None:
             done = event.stop - start
             if done:
@@ -386,7 +404,6 @@ class Scheduler:
         chunk = self._find(worker, event.number)
         if chunk is None:
             return
-        worker.news = self._now
         job = self.jobs.get(chunk[1])
         if job is not None:
             done = event.stop - event.start
@@ -401,8 +418,7 @@ class Scheduler:
         if chunk is None:
             return
         job = self.jobs.get(chunk[1])
-        if job is None or not job.chunksize:
-            worker.tasks_left += chunk[3] - event.start
+        self._return_tasks(worker, chunk, event.start, chunk[3])
         if job is not None:
             job.give_back(event.start, chunk[3])
             self._enqueue(job)
@@ -414,13 +430,13 @@ class Scheduler:
         if chunk is None:
             return
         worker.chunks.remove(chunk)
-        worker.tasks_left += self._tasks(self.jobs.get(chunk[1]), chunk[2], chunk[3])
+        worker.tasks_left += 1 if chunk[4] else chunk[3] - chunk[2]
         self._isolate(chunk, FailItem(chunk[1], chunk[2], event.error, None))
         self._offer(worker)
 
     def _isolate(self, chunk: list[int], failure: FailItem) -> None:
         """Send the items of `chunk`, none of which was run, one by one; a single one fails."""
-        _, job_id, start, stop = chunk
+        _, job_id, start, stop, _ = chunk
         job = self.jobs.get(job_id)
         if job is None:
             return
@@ -448,8 +464,6 @@ class Scheduler:
             self._send_ahead(worker)
         if not worker.chunks:
             self._idle[worker.id] = worker
-            if self._is_closed and not self.jobs:
-                self._stop_idle()
 
     # Workers.
 
@@ -497,14 +511,14 @@ class Scheduler:
                 self._enqueue(job)
         if worker.is_leaving:
             return
-        if worker.is_ready:
+        if worker.is_ready or worker.is_killed:
             self._start_one()
         else:
             self._retry_start(None, event)
 
     def _recover(self, chunk: list[int], event: WorkerLost) -> None:
         """Settle the chunk that a lost worker was at."""
-        _, job_id, start, stop = chunk
+        _, job_id, start, stop, _ = chunk
         job = self.jobs.get(job_id)
         if job is None:
             return
@@ -524,8 +538,6 @@ class Scheduler:
 
     def _on_closed(self, _event: Closed) -> None:
         self._is_closed = True
-        if not self.jobs:
-            self._stop_idle()
 
     def _stop_idle(self) -> None:
         for worker in self._idle.values():
