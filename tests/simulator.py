@@ -841,7 +841,7 @@ def makespan(workers, lengths, **options):
 
 def ideal(workers, lengths):
     """Return a time that no schedule can beat."""
-    return max(sum(lengths) / workers, max(lengths))
+    return max(sum(lengths) / workers, *lengths)
 
 
 def in_order(workers, lengths):
