@@ -356,7 +356,7 @@ class Ledger:
     def _note_closed(self, _event):
         self.is_closed = True
 
-    _notes = {  # noqa: RUF012 - a table
+    _notes = {
         InputArrived: _note_input,
         Consumed: _note_consumed,
         JobCancelled: _note_cancelled,
@@ -478,7 +478,7 @@ class Ledger:
         assert self._failed_starts >= MOST_FAILED_STARTS, "broken without a reason"
         self.is_broken = True
 
-    _checks = {  # noqa: RUF012 - a table
+    _checks = {
         SendChunk: _check_send,
         Deliver: _check_deliver,
         FailItem: _check_fail,
