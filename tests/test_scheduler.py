@@ -896,7 +896,7 @@ class AnyOrder(RuleBasedStateMachine):
         elif worker.is_begun:
             worker.is_begun = False
             worker.is_full = not worker.ran(seconds, is_full=odd == "full")
-        elif odd == "refuse" and running.index == running.start:
+        elif odd == "refuse" and running.index == worker.chunk.start:
             worker.refuse(TypeError("cannot be loaded"))
         elif not worker.is_full and (size := worker.claim(bulk)):
             self.ledger.begin(worker.number, worker.chunk.job, running.index, running.index + size)
@@ -952,6 +952,10 @@ class AnyOrder(RuleBasedStateMachine):
                     self.hear_one(self.workers[number])
         if waits and self.scheduler.wake_at is not None and not self.is_over():
             self.tick(is_due=True)
+        if last in self.signals:
+            self.signals.discard(last)
+            self.workers[last].recall()
+            self.hear_one(self.workers[last])
 
     def speaking(self):
         return [number for number, worker in self.workers.items() if worker.outbox]

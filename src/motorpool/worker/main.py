@@ -173,6 +173,9 @@ class Worker:
             running.start = index
             self._page.restart()
             self._sending = False
+            if self._recalled:
+                self._recalled = False
+                self._on_recall(RECALL_SIGNAL, None)
 
     def _refuse(self, running: Running, error: BaseException) -> None:
         if self._definition_error is not None:
