@@ -24,24 +24,21 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from motorpool.attendant import Attendant
+from motorpool.books import Books
 from motorpool.callbacks import CallbackThread
-from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Engine, Function, StartFailed
 from motorpool.errors import (
     ForkedPoolError,
     InternalError,
     MotorpoolError,
     PoolClosedError,
-    WorkerLostError,
-    WorkerStartError,
 )
 from motorpool.feeder import Buffer, Feeder
+from motorpool.jobs import Job, Record, lost_error, start_error
 from motorpool.messages import (
-    LOADING,
     BreakPool,
     ChunkRefused,
     Closed,
@@ -60,7 +57,6 @@ from motorpool.messages import (
     StartWorker,
     StopWorker,
     Tick,
-    WorkerLost,
     WorkerNotStarted,
     WorkerStarted,
 )
@@ -69,56 +65,6 @@ from motorpool.scheduler import Cost, Scheduler
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5
-
-
-class Record(Protocol):
-    """Where a job's results go."""
-
-    def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
-        """Take values from position `start` on."""
-
-    def fail(self, index: int, error: BaseException) -> None:
-        """Take an item's exception."""
-
-    def finish(self) -> None:
-        """All is there."""
-
-    def fail_all(self, error: BaseException) -> None:
-        """End with `error`."""
-
-
-class Job(NamedTuple):
-    """What the driver keeps of a job."""
-
-    record: Record
-    function: Function
-    items: Any  # a sequence, or a feeder's buffer
-
-
-class Books:
-    """The driver's lock; an exception while it is held closes the books (see `Driver`)."""
-
-    def __init__(self, reset: Callable[[BaseException], None]) -> None:
-        # Reentrant: a signal handler may call the pool in the midst of a step.
-        self._lock = threading.RLock()
-        self._reset = reset
-
-    def __enter__(self) -> None:
-        """Take the lock."""
-        self._lock.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        """Leave the lock."""
-        try:
-            if error is not None and not isinstance(error, (MotorpoolError, TypeError)):
-                self._reset(error)
-        finally:
-            self._lock.release()
 
 
 class Driver:
@@ -384,7 +330,7 @@ class Driver:
         self._sync_inputs()
         for event in self.engine.collect(signs):
             if type(event) is StartFailed:
-                self._break(_start_error(event.error))
+                self._break(start_error(event.error))
                 return
             self._handle(event)  # type: ignore[arg-type]
         wake_at = self._scheduler.wake_at
@@ -437,7 +383,7 @@ class Driver:
     def _fail_item(self, command: FailItem) -> None:
         job = self._jobs.get(command.job)
         if job is not None:
-            job.record.fail(command.item, command.error or _lost_error(command, job))
+            job.record.fail(command.item, command.error or lost_error(command, job))
             self._delivered(job, command.item, 1)
 
     def _delivered(self, job: Job, start: int, length: int) -> None:
@@ -470,7 +416,7 @@ class Driver:
             )
         else:
             msg = f"no worker can be started: {command.error}"
-        self._break(_start_error(command.error, msg))
+        self._break(start_error(command.error, msg))
 
     _carry_out: dict[type[Any], Callable[["Driver", Any], None]] = {  # noqa: RUF012 - a table
         SendChunk: _send_chunk,
@@ -626,18 +572,3 @@ class Driver:
                 job.record.fail_all(broken)
         self._scheduler = self._scheduler.succeed()
         self._wake_sleepers()
-
-
-def _start_error(error: BaseException | None, message: str = "") -> WorkerStartError:
-    started = WorkerStartError(message or f"the initializer raised {error!r}")
-    started.__cause__ = error
-    return started
-
-
-def _lost_error(command: FailItem, job: Job) -> WorkerLostError:
-    lost: WorkerLost = command.lost  # type: ignore[assignment]
-    item = short_repr(job.items[command.item : command.item + 1][0])
-    doing = "it unpickled" if lost.at == LOADING else "it ran"
-    return WorkerLostError(
-        lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
-    )

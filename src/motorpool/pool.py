@@ -1,20 +1,23 @@
-"""`Pool` and `ThreadPool`: what users hold. Signatures, checks, and the pool's life."""
+"""`Pool` and `ThreadPool`: what users hold."""
 
 import multiprocessing.pool
-import operator
-import warnings
-import weakref
 from collections.abc import Callable, Iterable, Mapping
-from multiprocessing import get_context, util
+from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from motorpool.cpus import cpu_count
+from motorpool.checks import (
+    check_callable,
+    check_chunksize,
+    check_initializer,
+    check_processes,
+    check_tasks,
+)
 from motorpool.driver import Driver
 from motorpool.engines.base import Engine
 from motorpool.engines.processes import ProcessEngine
 from motorpool.engines.threads import ThreadEngine
+from motorpool.lifecycle import TERMINATE, Lifecycle
 from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR
 from motorpool.results import (
     AsyncResult,
@@ -24,16 +27,11 @@ from motorpool.results import (
     MapResult,
 )
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 T = TypeVar("T")
 R = TypeVar("R")
 
-_RUN, _CLOSE, _TERMINATE = multiprocessing.pool.RUN, multiprocessing.pool.CLOSE, "TERMINATE"
 
-
-class Pool(multiprocessing.pool.Pool):
+class Pool(Lifecycle):
     """A pool of worker processes, as `multiprocessing.pool.Pool`, without its traps.
 
     Parameters
@@ -72,34 +70,21 @@ class Pool(multiprocessing.pool.Pool):
         context: BaseContext | None = None,
     ) -> None:
         # Not the inherited __init__: of the stdlib's pool only the type is wanted.
-        self._state = _TERMINATE
+        self._state = TERMINATE
         self._ctx = context or get_context()
-        self._processes = _check_processes(processes)
-        _check_initializer(initializer)
-        _check_tasks(maxtasksperchild)
+        self._processes = check_processes(processes)
+        check_initializer(initializer)
+        check_tasks(maxtasksperchild)
         self._maxtasksperchild = maxtasksperchild
         initargs = tuple(initargs)
         engine = self._make_engine(initializer, initargs)
         self._driver = Driver(engine, self._processes, maxtasksperchild)
-        self._state = _RUN
-        # As the stdlib's pool: before multiprocessing ends what is left of its children.
-        driver = weakref.ref(self._driver)
-        self._at_exit = util.Finalize(None, _terminate_at_exit, (driver,), exitpriority=15)
+        self._begin()
 
     def _make_engine(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> Engine:
         return ProcessEngine(self._ctx, initializer, initargs)
-
-    @staticmethod
-    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> Any:  # noqa: N802 - the stdlib's name
-        """Return a process of `ctx`, as `multiprocessing.pool.Pool.Process`."""
-        return ctx.Process(*args, **kwds)  # type: ignore[attr-defined]
-
-    @property
-    def _pool(self) -> list[Any]:
-        """The workers; programs written for the stdlib read its length."""
-        return list(self._driver.engine.workers)
 
     # One call.
 
@@ -156,7 +141,7 @@ class Pool(multiprocessing.pool.Pool):
         *,
         is_awaited: bool,
     ) -> AsyncResult[R]:
-        _check_callable(func)
+        check_callable(func)
         result: AsyncResult[R] = AsyncResult(self._driver, self, callback, error_callback)
         items = [(tuple(args), dict(kwds) if kwds else {})]
         self._driver.submit(result, func, CALL_ARGUMENTS, items, is_awaited=is_awaited)
@@ -289,8 +274,8 @@ class Pool(multiprocessing.pool.Pool):
         *,
         is_awaited: bool,
     ) -> MapResult[R]:
-        _check_callable(func)
-        _check_chunksize(chunksize)
+        check_callable(func)
+        check_chunksize(chunksize)
         self._driver.check_open()
         items: Any = iterable if type(iterable) in (tuple, range) else list(iterable)
         result: MapResult[R] = MapResult(self._driver, self, callback, error_callback, len(items))
@@ -339,8 +324,8 @@ class Pool(multiprocessing.pool.Pool):
     def _imap(
         self, iterator: Any, func: Any, iterable: Iterable[Any], chunksize: int | None
     ) -> None:
-        _check_callable(func)
-        _check_chunksize(chunksize)
+        check_callable(func)
+        check_chunksize(chunksize)
         self._driver.check_open()
         if type(iterable) in (list, tuple, range):
             items = list(iterable) if type(iterable) is list else iterable
@@ -349,76 +334,6 @@ class Pool(multiprocessing.pool.Pool):
             source = iter(iterable)
             job = self._driver.submit_stream(iterator.stream, func, CALL_ITEM, source, chunksize)
         iterator.start(job)
-
-    # Life.
-
-    def close(self) -> None:
-        """Take no more work; the workers leave when what was submitted is done."""
-        if self._state == _RUN:
-            self._state = _CLOSE
-            self._driver.close()
-
-    def terminate(self) -> None:
-        """End the workers now; what was outstanding raises `PoolTerminatedError`."""
-        self._state = _TERMINATE
-        self._driver.terminate()
-        self._forget()
-
-    def join(self) -> None:
-        """Wait until the work is done and the workers are gone.
-
-        Raises
-        ------
-        ValueError
-            If neither `close` nor `terminate` was called before.
-        """
-        if self._state == _RUN:
-            msg = "Pool is still running: call close() or terminate() before join()"
-            raise ValueError(msg)
-        self._driver.join()
-        self._state = _TERMINATE if self._driver.is_mine() else self._state
-        self._forget()
-
-    def _forget(self) -> None:
-        if self._driver.is_mine():
-            self._at_exit.cancel()
-
-    def __enter__(self) -> "Self":
-        """Return the pool."""
-        self._driver.check_open()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_val: BaseException | None,
-        exc_tb: TracebackType | None,
-    ) -> None:
-        """Finish what was submitted; after an exception, cancel it."""
-        if exc_type is not None or self._state == _TERMINATE:
-            self.terminate()
-            return
-        try:
-            self._driver.finish()
-            self.close()
-            self.join()
-        except BaseException:
-            self.terminate()
-            raise
-
-    def __del__(self, _warn: Any = warnings.warn) -> None:
-        """Warn of a pool that was neither closed nor terminated, and end its workers."""
-        if self._state == _TERMINATE or not self._driver.is_mine():
-            return
-        if self._state == _RUN:
-            _warn(f"unclosed running motorpool pool {self!r}", ResourceWarning, source=self)
-        self.terminate()
-
-    def __repr__(self) -> str:
-        """Tell the state and the number of workers."""
-        kind = type(self)
-        workers = len(self._pool) if hasattr(self, "_driver") else 0
-        return f"<{kind.__module__}.{kind.__qualname__} state={self._state} pool_size={workers}>"
 
 
 class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
@@ -448,49 +363,6 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> Engine:
         return ThreadEngine(initializer, initargs)
-
-
-def _terminate_at_exit(driver: "weakref.ref[Driver]") -> None:
-    living = driver()
-    if living is not None:
-        living.terminate()
-
-
-def _check_processes(processes: int | None) -> int:
-    if processes is None:
-        return cpu_count()
-    processes = operator.index(processes)
-    if processes < 1:
-        msg = f"Number of processes must be at least 1, not {processes!r}"
-        raise ValueError(msg)
-    return processes
-
-
-def _check_initializer(initializer: object) -> None:
-    if initializer is not None and not callable(initializer):
-        msg = f"initializer must be a callable, not {type(initializer).__name__}"
-        raise TypeError(msg)
-
-
-def _check_tasks(tasks: object) -> None:
-    if tasks is not None and (not isinstance(tasks, int) or tasks < 1):
-        msg = f"maxtasksperchild must be a positive int or None, not {tasks!r}"
-        raise ValueError(msg)
-
-
-def _check_chunksize(chunksize: int | None) -> None:
-    if chunksize is not None and chunksize < 1:
-        msg = (
-            f"Chunksize must be 1+, not {chunksize!r}: it counts items. "
-            f"Leave it out, and it follows the measured cost of an item."
-        )
-        raise ValueError(msg)
-
-
-def _check_callable(func: object) -> None:
-    if not callable(func):
-        msg = f"{func!r} is not callable; pass a function and, apart, its arguments"
-        raise TypeError(msg)
 
 
 __all__ = ["Pool", "ThreadPool"]

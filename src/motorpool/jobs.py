@@ -1,0 +1,49 @@
+"""What the driver keeps of a job, and the errors of items that no worker can answer for."""
+
+from typing import Any, NamedTuple, Protocol
+
+from motorpool.describe import function_name, short_repr
+from motorpool.engines.base import Function
+from motorpool.errors import WorkerLostError, WorkerStartError
+from motorpool.messages import LOADING, FailItem, WorkerLost
+
+
+class Record(Protocol):
+    """Where a job's results go."""
+
+    def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
+        """Take values from position `start` on."""
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Take an item's exception."""
+
+    def finish(self) -> None:
+        """All is there."""
+
+    def fail_all(self, error: BaseException) -> None:
+        """End with `error`."""
+
+
+class Job(NamedTuple):
+    """What the driver keeps of a job."""
+
+    record: Record
+    function: Function
+    items: Any  # a sequence, or a feeder's buffer
+
+
+def start_error(error: BaseException | None, message: str = "") -> WorkerStartError:
+    """Return the error of a pool whose workers cannot be started."""
+    started = WorkerStartError(message or f"the initializer raised {error!r}")
+    started.__cause__ = error
+    return started
+
+
+def lost_error(command: FailItem, job: Job) -> WorkerLostError:
+    """Return the error of an item whose worker was lost."""
+    lost: WorkerLost = command.lost  # type: ignore[assignment]
+    item = short_repr(job.items[command.item : command.item + 1][0])
+    doing = "it unpickled" if lost.at == LOADING else "it ran"
+    return WorkerLostError(
+        lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
+    )

@@ -1,0 +1,115 @@
+"""The life of a pool: close, terminate, join, `with`, and what befalls a pool that is dropped."""
+
+import multiprocessing.pool
+import warnings
+import weakref
+from multiprocessing import util
+from multiprocessing.context import BaseContext
+from multiprocessing.pool import CLOSE, RUN
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from motorpool.driver import Driver
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+TERMINATE = "TERMINATE"
+
+
+class Lifecycle(multiprocessing.pool.Pool):
+    """A pool without anything to submit; of the stdlib's pool only the type is wanted."""
+
+    _state: str
+    _driver: Driver
+
+    def _begin(self) -> None:
+        """Be open from now on."""
+        self._state = RUN
+        # As the stdlib's pool: before multiprocessing ends what is left of its children.
+        driver = weakref.ref(self._driver)
+        self._at_exit = util.Finalize(None, _terminate_at_exit, (driver,), exitpriority=15)
+
+    @staticmethod
+    def Process(ctx: BaseContext, *args: Any, **kwds: Any) -> Any:  # noqa: N802 - the stdlib's name
+        """Return a process of `ctx`, as `multiprocessing.pool.Pool.Process`."""
+        return ctx.Process(*args, **kwds)  # type: ignore[attr-defined]
+
+    @property
+    def _pool(self) -> list[Any]:
+        """The workers; programs written for the stdlib read its length."""
+        return list(self._driver.engine.workers)
+
+    def close(self) -> None:
+        """Take no more work; the workers leave when what was submitted is done."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._driver.close()
+
+    def terminate(self) -> None:
+        """End the workers now; what was outstanding raises `PoolTerminatedError`."""
+        self._state = TERMINATE
+        self._driver.terminate()
+        self._forget()
+
+    def join(self) -> None:
+        """Wait until the work is done and the workers are gone.
+
+        Raises
+        ------
+        ValueError
+            If neither `close` nor `terminate` was called before.
+        """
+        if self._state == RUN:
+            msg = "Pool is still running: call close() or terminate() before join()"
+            raise ValueError(msg)
+        self._driver.join()
+        self._state = TERMINATE if self._driver.is_mine() else self._state
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._driver.is_mine():
+            self._at_exit.cancel()
+
+    def __enter__(self) -> "Self":
+        """Return the pool."""
+        self._driver.check_open()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        """Finish what was submitted; after an exception, cancel it."""
+        if exc_type is not None or self._state == TERMINATE:
+            self.terminate()
+            return
+        try:
+            self._driver.finish()
+            self.close()
+            self.join()
+        except BaseException:
+            self.terminate()
+            raise
+
+    def __del__(self, _warn: Any = warnings.warn) -> None:
+        """Warn of a pool that was neither closed nor terminated, and end its workers."""
+        if self._state == TERMINATE or not self._driver.is_mine():
+            return
+        if self._state == RUN:
+            _warn(f"unclosed running motorpool pool {self!r}", ResourceWarning, source=self)
+        self.terminate()
+
+    def __repr__(self) -> str:
+        """Tell the state and the number of workers."""
+        kind = type(self)
+        workers = len(self._pool) if hasattr(self, "_driver") else 0
+        return f"<{kind.__module__}.{kind.__qualname__} state={self._state} pool_size={workers}>"
+
+
+def _terminate_at_exit(driver: "weakref.ref[Driver]") -> None:
+    living = driver()
+    if living is not None:
+        living.terminate()

@@ -1,0 +1,114 @@
+"""What the scheduler keeps of a job and of a worker."""
+
+import heapq
+from collections import deque
+
+from motorpool.messages import JobSubmitted
+from motorpool.scheduler.chunking import FIRST_WINDOW, Cost
+
+
+class Job:
+    """What is left of a job."""
+
+    __slots__ = (
+        "chunksize",
+        "cost",
+        "id",
+        "is_open",
+        "is_queued",
+        "left",
+        "limit",
+        "next",
+        "returned",
+        "singles",
+        "size",
+        "taken",
+        "taken_since",
+        "window",
+    )
+
+    def __init__(self, event: JobSubmitted, workers: int) -> None:
+        self.id = event.job
+        self.size = event.size  # items that have arrived
+        self.left = event.size  # of them, not delivered
+        self.next = 0  # the first that was never sent
+        self.returned: list[tuple[int, int]] = []  # ranges that came back, a heap
+        self.singles: set[int] = set()  # of them, to be sent one by one
+        self.chunksize = event.chunksize
+        self.cost: Cost = event.cost
+        self.is_open = event.is_open
+        self.is_queued = False
+        self.window = event.window
+        self.taken = 0  # by the consumer, since `taken_since`
+        self.taken_since = 0.0
+        self.limit = 0
+        if self.window is not None:
+            self.window = max(self.window, FIRST_WINDOW * workers, 2 * (self.chunksize or 1))
+            self.limit = self.window
+
+    def has_pending(self) -> bool:
+        """Tell whether any item may be sent."""
+        upto = self.size if self.window is None else self.upto()
+        return self.next < upto or bool(self.returned)
+
+    def upto(self) -> int:
+        """Return the end of what may be sent: of the input, or of the window, in whole chunks."""
+        return min(self.size, self.room())
+
+    def room(self) -> int:
+        """Return how many items may have been read in all."""
+        if self.window is None:
+            return self.size
+        chunksize = self.chunksize or 1
+        return -(-self.limit // chunksize) * chunksize
+
+    def pending(self) -> int:
+        """Return how many items may be sent."""
+        return max(self.upto() - self.next, 0) + sum(stop - start for start, stop in self.returned)
+
+    def take(self, most: int) -> tuple[int, int]:
+        """Take up to `most` pending items, those that came back first."""
+        if not self.returned:
+            start = self.next
+            self.next = stop = min(start + most, self.upto())
+            return start, stop
+        start, stop = heapq.heappop(self.returned)
+        cut = start + 1 if start in self.singles else min(start + most, stop)
+        if cut < stop:
+            heapq.heappush(self.returned, (cut, stop))
+        return start, cut
+
+    def give_back(self, start: int, stop: int) -> None:
+        """Take back items that were sent and not begun."""
+        if start < stop:
+            heapq.heappush(self.returned, (start, stop))
+
+
+class Worker:
+    """What a worker holds, the chunk it runs first."""
+
+    __slots__ = (
+        "chunks",
+        "id",
+        "is_killed",
+        "is_leaving",
+        "is_ready",
+        "news",
+        "recalled",
+        "tasks_left",
+    )
+
+    def __init__(self, worker: int, tasks: int | None) -> None:
+        self.id = worker
+        self.chunks: deque[list[int]] = deque()  # [number, job, start, stop, made by the user]
+        self.is_ready = False
+        self.is_leaving = False
+        self.is_killed = False  # by us
+        self.tasks_left: float = tasks if tasks is not None else float("inf")
+        self.news = 0.0
+        self.recalled = False
+
+    def has_unbegun(self) -> bool:
+        """Tell whether it may hold items that it has not begun."""
+        chunks = self.chunks
+        return len(chunks) > 1 or (len(chunks) == 1 and chunks[0][3] - chunks[0][2] > 1)
