@@ -1,8 +1,8 @@
 """The driver's lock, which closes the books when an exception comes while it is held."""
 
-import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from motorpool.errors import MotorpoolError
 
@@ -10,9 +10,8 @@ from motorpool.errors import MotorpoolError
 class Books:
     """The driver's lock; an exception while it is held closes the books (see `Driver`)."""
 
-    def __init__(self, reset: Callable[[BaseException], None]) -> None:
-        # Reentrant: a signal handler may call the pool in the midst of a step.
-        self._lock = threading.RLock()
+    def __init__(self, lock: Any, reset: Callable[[BaseException], None]) -> None:
+        self._lock = lock
         self._reset = reset
 
     def __enter__(self) -> None:
@@ -31,3 +30,18 @@ class Books:
                 self._reset(error)
         finally:
             self._lock.release()
+
+
+class CompleteBooks(Books):
+    """The same, with the direct call, if there is one, on the books."""
+
+    def __init__(
+        self, lock: Any, reset: Callable[[BaseException], None], complete: Callable[[], None]
+    ) -> None:
+        super().__init__(lock, reset)
+        self._complete = complete
+
+    def __enter__(self) -> None:
+        """Take the lock, and enter the direct call."""
+        self._lock.acquire()
+        self._complete()

@@ -40,7 +40,7 @@ class CallbackThread:
 
     def is_current(self) -> bool:
         """Tell whether this is the callback thread."""
-        return threading.current_thread() is self._thread
+        return self._thread is not None and threading.current_thread() is self._thread
 
     def close(self, timeout: float | None) -> None:
         """Wait until all callbacks that were put have run, and end the thread."""

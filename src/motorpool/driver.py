@@ -27,8 +27,9 @@ from itertools import count
 from typing import Any
 
 from motorpool.attendant import Attendant
-from motorpool.books import Books
+from motorpool.books import Books, CompleteBooks
 from motorpool.callbacks import CallbackThread
+from motorpool.direct import DirectCall
 from motorpool.engines.base import Engine, Function, StartFailed
 from motorpool.errors import (
     ForkedPoolError,
@@ -39,6 +40,7 @@ from motorpool.errors import (
 from motorpool.feeder import Buffer, Feeder
 from motorpool.jobs import Job, Record, lost_error, start_error
 from motorpool.messages import (
+    CALL_ARGUMENTS,
     BreakPool,
     ChunkRefused,
     Closed,
@@ -60,7 +62,7 @@ from motorpool.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
-from motorpool.results import Stream, terminated, unwanted
+from motorpool.results import AsyncResult, Stream, terminated, unwanted
 from motorpool.scheduler import Cost, Scheduler
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
@@ -88,11 +90,17 @@ class Driver:
         self._feeders: dict[int, Feeder] = {}
         self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()
         self._numbers = count()
-        self._lock = Books(self._reset)
+        # Reentrant: a signal handler may call the pool in the midst of a step.
+        lock = threading.RLock()
+        self._lock = CompleteBooks(lock, self._reset, self._enter_call)
+        self._lock_as_is = Books(lock, self._reset)
+        self._call: DirectCall | None = None
         self._driving = threading.Lock()
         self._sleepers: deque[Any] = deque()
         self._abandoned: deque[int] = deque()
         self._released: deque[object] = deque()
+        # Drops a reference to the pool, perhaps the last, at a moment when no lock is held.
+        self.let_go = self._released.append
         self._callbacks = CallbackThread()
         self._attendant = Attendant(engine.fileno(), self._attend, self._attend_if_needed)
         self._closed = False
@@ -102,6 +110,58 @@ class Driver:
         except BaseException:
             engine.close(0.0)
             raise
+
+    # Calling directly.
+
+    def call(
+        self,
+        result: AsyncResult[Any],
+        func: Callable[..., Any],
+        items: list[Any],
+        *,
+        is_awaited: bool,
+    ) -> None:
+        """Begin a job of one call; `is_awaited`: the caller waits for it right away."""
+        if self._call is not None or self._jobs or not self._call_directly(result, func, items):
+            self.submit(result, func, CALL_ARGUMENTS, items, is_awaited=is_awaited)
+        elif not is_awaited and not self._driving.locked():
+            self._attendant.attend(now=False)
+
+    def _call_directly(
+        self, result: AsyncResult[Any], func: Callable[..., Any], items: list[Any]
+    ) -> bool:
+        """Send a call to a worker that is idle, and tell whether there was one."""
+        with self._lock_as_is:
+            if self._closed or self._end is not None or self._pid != os.getpid():
+                self.check_open()
+            function = self.engine.prepare(func, CALL_ARGUMENTS)
+            lent = self._scheduler.lend()
+            if lent is None:
+                return False
+            worker, number = lent
+            try:
+                self.engine.send_call(worker, number, function, items)
+            except MotorpoolError:
+                self._scheduler.give_back(worker)
+                return False
+            self._call = DirectCall(result, function, items, worker, number)
+        return True
+
+    def _enter_call(self) -> None:
+        """Put the direct call, if there is one, on the books; the lock is held."""
+        call, self._call = self._call, None
+        if call is None:
+            return
+        job = self._add(call.result, call.function, call.items)
+        event = JobSubmitted(job, 1, None, self._cost_of(call.function.func))
+        self._scheduler.enter(event, call.worker, call.number, time.monotonic())
+
+    def _finish_call(self, call: DirectCall, values: list[Any]) -> None:
+        self._call = None
+        self._scheduler.give_back(call.worker)
+        call.result.resolve(values[0])
+        if self._sleepers:
+            self._wake_sleepers()
 
     # Submitting.
 
@@ -177,7 +237,7 @@ class Driver:
         return self._pid == os.getpid()
 
     def _check_mine(self) -> None:
-        if not self.is_mine():
+        if self._pid != os.getpid():
             msg = (
                 f"this pool was made by process {self._pid}; a forked child cannot use it. "
                 f"Make a pool of its own here."
@@ -226,31 +286,36 @@ class Driver:
 
     def wait_until(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive, or sleep while another thread does, until `is_done()` or the deadline."""
-        while not is_done():
+        if self._pid != os.getpid():
             self._check_mine()
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            if self._driving.acquire(blocking=False):
+        while True:
+            if self._driving.acquire(False):
                 try:
                     self._attendant.rest()
-                    self._drive(is_done, deadline)
+                    return self._drive(is_done, deadline)
                 finally:
                     self._driving.release()
                     self._hand_over()
-            else:
-                self._sleep(is_done, deadline)
-        return True
+            if is_done():
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            self._sleep(is_done, deadline)
 
-    def _drive(self, is_done: Callable[[], bool], deadline: float | None) -> None:
+    def _drive(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         while not is_done():
+            if deadline is None and self._scheduler.wake_at is None:
+                self._turn(MOST_SECONDS)
+                continue
             now = time.monotonic()
             if deadline is not None and now >= deadline:
-                return
+                return False
             self._turn(self._patience(now, deadline))
+        return True
 
     def _turn(self, timeout: float) -> None:
         """Wait for events and handle them."""
-        if self.is_ended:
+        if self._end is not None:
             # Only callbacks are outstanding; no event will tell of their end.
             time.sleep(min(timeout, 0.005))
             return
@@ -260,10 +325,11 @@ class Driver:
             if self.is_ended:  # closed meanwhile
                 return
             raise
-        with self._lock:
-            if not self.is_ended:
+        with self._lock_as_is:
+            if self._end is None:
                 self._take(signs)
-        self._settle()
+        if self._abandoned:
+            self._settle()
 
     def _patience(self, now: float, deadline: float | None) -> float:
         until = now + MOST_SECONDS
@@ -287,7 +353,7 @@ class Driver:
     def _hand_over(self) -> None:
         if self._sleepers:
             self._wake_sleepers()
-        else:
+        elif self._jobs or self._call is not None:
             self._attend_if_needed()
         self._released.clear()
 
@@ -308,7 +374,7 @@ class Driver:
     # The attendant.
 
     def _attend_if_needed(self) -> None:
-        if self._scheduler.has_work and not self._driving.locked() and not self.is_ended:
+        if self._has_work() and not self._driving.locked():
             self._attendant.attend(now=self._scheduler.wake_at is not None)
 
     def _attend(self) -> float | None:
@@ -317,18 +383,33 @@ class Driver:
             return None
         try:
             self._turn(0.0)
-            has_work = self._scheduler.has_work and not self.is_ended
-            return self._patience(time.monotonic(), None) if has_work else None
+            return self._patience(time.monotonic(), None) if self._has_work() else None
         finally:
             self._driving.release()
             self._wake_sleepers()
             self._released.clear()
 
+    def _has_work(self) -> bool:
+        return (self._call is not None or self._scheduler.has_work) and self._end is None
+
     # Events and commands; the lock is held.
 
     def _take(self, signs: list[Any]) -> None:
+        if self._call is not None:
+            call = self._call
+            values = self.engine.collect_call(signs, call.worker, call.number)
+            if values is not None:
+                self._finish_call(call, values)
+                return
+        events = self.engine.collect(signs)
+        if self._call is not None:
+            values = self._call.values_in(events)
+            if values is not None:
+                self._finish_call(self._call, values)
+                return
+            self._enter_call()
         self._sync_inputs()
-        for event in self.engine.collect(signs):
+        for event in events:
             if type(event) is StartFailed:
                 self._break(start_error(event.error))
                 return
@@ -464,10 +545,6 @@ class Driver:
     def in_callback(self) -> bool:
         """Tell whether this is the callback thread."""
         return self._callbacks.is_current()
-
-    def let_go(self, pool: object) -> None:
-        """Drop a reference to the pool, perhaps the last, at a moment when no lock is held."""
-        self._released.append(pool)
 
     def cancel(self, number: int, error: BaseException, *, kill: bool) -> None:
         """End a job with `error`; `kill`: also what is being run of it."""

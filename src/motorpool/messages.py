@@ -16,6 +16,7 @@ DEFINE = 4  # payload: definitions of names of modules a worker cannot import
 ANSWER = 5  # payload: the same, in reply to NEED
 FORGET = 6  # the function will not be used again
 STOP = 7
+CALL = 8  # as RUN, for one item of a worker that has nothing else to do
 
 # From a worker to the parent.
 READY = 16

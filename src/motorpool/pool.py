@@ -18,7 +18,7 @@ from motorpool.engines.base import Engine
 from motorpool.engines.processes import ProcessEngine
 from motorpool.engines.threads import ThreadEngine
 from motorpool.lifecycle import TERMINATE, Lifecycle
-from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR
+from motorpool.messages import CALL_ITEM, CALL_STAR
 from motorpool.results import (
     AsyncResult,
     Callback,
@@ -144,7 +144,7 @@ class Pool(Lifecycle):
         check_callable(func)
         result: AsyncResult[R] = AsyncResult(self._driver, self, callback, error_callback)
         items = [(tuple(args), dict(kwds) if kwds else {})]
-        self._driver.submit(result, func, CALL_ARGUMENTS, items, is_awaited=is_awaited)
+        self._driver.call(result, func, items, is_awaited=is_awaited)
         return result
 
     # One call per item.

@@ -74,6 +74,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         self._pool = pool
         self._callback = callback
         self._error_callback = error_callback
+        self._has_callback = callback is not None or error_callback is not None
         self._is_complete = False
         self._is_ready = False
         self._error: BaseException | None = None
@@ -101,8 +102,11 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         """Wait until the result is there, or for `timeout` seconds."""
         if self._is_ready:
             return
-        is_done = self._seems_done if self._driver.in_callback() else self._seems_ready
-        if not self._driver.wait_until(is_done, deadline_of(timeout)):
+        is_done = self._seems_ready
+        if self._has_callback and self._driver.in_callback():
+            is_done = self._seems_done
+        deadline = None if timeout is None else deadline_of(timeout)
+        if not self._driver.wait_until(is_done, deadline):
             self.is_abandoned = True
 
     def get(self, timeout: float | None = None) -> R:
@@ -121,7 +125,8 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         Exception
             What the task raised, with the worker's traceback as its cause.
         """
-        self.wait(timeout)
+        if not self._is_ready:
+            self.wait(timeout)
         if not self._is_complete:
             msg = f"no result within {timeout} s; the task is still queued or running"
             raise TimeoutError(msg)
@@ -149,6 +154,16 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
             self._error = errors[0]
         else:
             self._value = values[0]
+
+    def resolve(self, value: object) -> None:
+        """Take the one value, and finish."""
+        self._value = value
+        if self._has_callback:
+            self.finish()
+        else:
+            self._is_complete = self._is_ready = True
+            pool, self._pool = self._pool, None
+            self._driver.let_go(pool)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Take an item's exception."""

@@ -7,6 +7,7 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 """
 
 import io
+import os
 import pickle
 import sys
 import types
@@ -40,6 +41,18 @@ def dumps(obj: object) -> bytes:
             return dumps_by_value(obj)
         except Exception as second:
             raise second from error
+
+
+# What no reducer has a say in.
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
+
+
+def dumps_call(items: Any) -> bytes:
+    """Return `[(args, kwds)]` pickled, as `dumps` does; quicker for numbers and the like."""
+    args, kwds = items[0]
+    if kwds or len(args) > 4 or not _PLAIN.issuperset(map(type, args)):  # noqa: PLR2004
+        return dumps(items)
+    return pickle.dumps(items, PROTOCOL)
 
 
 def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
@@ -177,6 +190,16 @@ def dump_results(
     return bool(failures), payload
 
 
+def dump_result(
+    value: object, error: BaseException | None, func: object, item: object
+) -> tuple[bool, bytes]:
+    """Return what `dump_results` returns of one item; quicker if it is a number or the like."""
+    if error is None and type(value) in _PLAIN:
+        return False, pickle.dumps([value], PROTOCOL)
+    errors = {} if error is None else {0: error}
+    return dump_results([value], errors, func, os.getpid(), [item])
+
+
 class LoadedBroken:
     """Stands where a part of a result could not be rebuilt."""
 
@@ -256,8 +279,10 @@ __all__ = [
     "LoadedBroken",
     "describe_failure",
     "dump_parts",
+    "dump_result",
     "dump_results",
     "dumps",
+    "dumps_call",
     "is_main_function",
     "load_tolerantly",
     "loads",

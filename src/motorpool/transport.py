@@ -15,6 +15,8 @@ Frame = tuple[int, int, int, int, int, float, bytes]
 
 _READ = 1 << 16
 _SMALL = 1 << 14
+_HEAD = HEADER.size
+_unpack = HEADER.unpack_from
 
 
 class FrameReader:
@@ -26,6 +28,7 @@ class FrameReader:
         self._head: tuple[int, ...] = ()
         self._body = bytearray()
         self._filled = 0
+        self._frames: list[Frame] = []
         self.closed = False
 
     def read(self) -> list[Frame]:
@@ -33,6 +36,9 @@ class FrameReader:
 
         Raises BlockingIOError if the descriptor does not block and has nothing.
         """
+        if self._frames:
+            frames, self._frames = self._frames, []
+            return frames
         if self._head:
             return self._read_body()
         try:
@@ -42,7 +48,17 @@ class FrameReader:
         if not data:
             self.closed = True
             return []
-        return self._cut(self._buffer + data if self._buffer else data)
+        if self._buffer:
+            data = self._buffer + data
+        elif len(data) >= _HEAD:
+            head = _unpack(data)
+            if len(data) == _HEAD + head[0]:
+                return [(*head[1:], data[_HEAD:])]
+        return self._cut(data)
+
+    def unread(self, frames: list[Frame]) -> None:
+        """Have the next `read` return these frames."""
+        self._frames = frames
 
     def _cut(self, data: bytes) -> list[Frame]:
         frames: list[Frame] = []

@@ -54,6 +54,15 @@ class Engine(Protocol):
     ) -> None:
         """Send items to a worker; raises NotPicklableError if they cannot be."""
 
+    def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
+        """Send a chunk of one call to a worker that has nothing else to do."""
+
+    def collect_call(self, signs: list[Any], worker: int, number: int) -> list[Any] | None:
+        """Return the list of the one value of a call if that is all the signs stand for.
+
+        Otherwise return None; `collect` gives the events then.
+        """
+
     def forget(self, function: Function) -> None:
         """Take note that no job will call `function` again."""
 

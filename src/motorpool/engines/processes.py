@@ -12,6 +12,7 @@ Each worker has a channel, a page of shared memory and a pidfd of its own. The
 end of a worker is known by its pidfd, after its channel was read empty.
 """
 
+import math
 import os
 import select
 import socket
@@ -31,6 +32,7 @@ from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
 from motorpool.messages import (
     ANSWER,
+    CALL,
     DEFINE,
     FORGET,
     FUNCTION,
@@ -55,7 +57,7 @@ from motorpool.messages import (
     WorkerReady,
 )
 from motorpool.reducers import MAIN_MODULES
-from motorpool.serialization import dumps, is_main_function, loads
+from motorpool.serialization import dumps, dumps_call, is_main_function, loads
 from motorpool.transport import Frame, FrameReader, FrameWriter, pack
 from motorpool.worker import page as pages
 from motorpool.worker.main import RECALL_SIGNAL, Setup
@@ -114,6 +116,8 @@ class ProcessEngine:
         self._functions = 0
         self._named: dict[tuple[int, int], Function] = {}
         self._epoll = select.epoll()
+        # Waits for signs of life, and returns them for `collect`.
+        self.wait = self._epoll.poll
         self._bell = Bell()
         self._epoll.register(self._bell.fd, select.EPOLLIN)
         self._is_closed = False
@@ -277,6 +281,19 @@ class ProcessEngine:
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         self._write(target, pieces)
 
+    def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
+        """Send a chunk of one call to a worker that has nothing else to do."""
+        target = self._workers[worker]
+        try:
+            payload = dumps_call(items)
+        except Exception as error:
+            refused = not_picklable("item 0", items[0], error)
+            raise refused from error
+        target.job = -1
+        if function.number not in target.functions or function.roots or _names_main(payload):
+            self._update(target, function)
+        self._write(target, pack(CALL, number, 0, 1, function.number, math.inf, payload))
+
     def _update(self, worker: _Worker, function: Function) -> None:
         """Tell a worker what it does not know for a job: names bound anew, the function."""
         try:
@@ -324,10 +341,6 @@ class ProcessEngine:
 
     # Receiving.
 
-    def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        """Wait for signs of life, and return them for `collect`."""
-        return self._epoll.poll(timeout)
-
     def fileno(self) -> int:
         """Return a descriptor that is readable when `wait` would return at once."""
         return self._epoll.fileno()
@@ -354,6 +367,24 @@ class ProcessEngine:
         for worker in ended:
             self._bury(worker, events)
         return events
+
+    def collect_call(
+        self, signs: list[tuple[int, int]], worker: int, number: int
+    ) -> list[Any] | None:
+        """Return the list of the one value of a call if that is all the signs stand for."""
+        target = self._workers[worker]
+        if len(signs) != 1 or signs[0] != (target.fd, select.EPOLLIN):
+            return None
+        frames = target.reader.read()
+        if len(frames) == 1 and frames[0][0] == RESULTS and frames[0][1] == number:
+            try:
+                values: list[Any] = loads(frames[0][6])
+            except Exception:  # noqa: S110 - `collect` tells it
+                pass
+            else:
+                return values
+        target.reader.unread(frames)
+        return None
 
     def _flush(self, worker: _Worker) -> None:
         try:

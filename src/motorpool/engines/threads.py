@@ -96,6 +96,15 @@ class ThreadEngine:
         """Hand items to a worker."""
         self._workers[worker].inbox.put((chunk, function, items, budget))
 
+    def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
+        """Hand a call to a worker."""
+        self._workers[worker].inbox.put((Chunk(number, -1, 0, 1), function, items, math.inf))
+
+    def collect_call(self, signs: list[Any], worker: int, number: int) -> list[Any] | None:
+        """Leave it to `collect`."""
+        del signs, worker, number
+        return None
+
     def stop_worker(self, worker: int) -> None:
         """Tell a worker to leave when it has done what it was sent."""
         self._workers.pop(worker).inbox.put(None)

@@ -138,6 +138,28 @@ class Scheduler:
         entry = self.jobs.get(job)
         return entry.room() if entry is not None else 0
 
+    # Calls that go past the books.
+
+    def lend(self) -> tuple[int, int] | None:
+        """Take an idle worker off the books if nothing is queued; return it and a chunk number."""
+        if self.jobs or not self._idle or self._tasks_per_worker is not None or self._is_closed:
+            return None
+        self._number += 1
+        return self._idle.popitem()[0], self._number
+
+    def give_back(self, worker: int) -> None:
+        """Put a worker that was lent back on the books, idle."""
+        self._idle[worker] = self.workers[worker]
+
+    def enter(self, event: JobSubmitted, worker: int, number: int, now: float) -> None:
+        """Put on the books a job of one item that was sent to a worker that was lent."""
+        job = self.jobs[event.job] = Job(event, self.size)
+        job.next = 1
+        holder = self.workers[worker]
+        holder.news = now
+        holder.recalled = False
+        holder.chunks.append([number, job.id, 0, 1, False])
+
     def succeed(self) -> "Scheduler":
         """Return a scheduler without jobs, for workers that have all been killed."""
         heir = Scheduler(self.size, self._tasks_per_worker)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from motorpool.messages import (
     ANSWER,
+    CALL,
     DEFINE,
     FORGET,
     FUNCTION,
@@ -26,11 +27,11 @@ from motorpool.messages import (
     STOP,
 )
 from motorpool.mirror import Mirrors, define
-from motorpool.serialization import describe_failure, dump_results, dumps, loads
+from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
 from motorpool.worker.page import Page
-from motorpool.worker.run import Pace, Running, caller, run_chunk
+from motorpool.worker.run import Pace, Running, caller, run_call, run_chunk
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
@@ -51,6 +52,10 @@ class Function(NamedTuple):
     call: Any
     func: Any
     pace: Pace
+
+
+# The chunk of a call, of which nothing can be given back.
+_ONE_CALL = Running(0, 0)
 
 
 class Worker:
@@ -77,6 +82,9 @@ class Worker:
         signal.signal(RECALL_SIGNAL, self._on_recall)
         self.mirrors.install()
         while (frame := self._next()) is not None and frame[0] != STOP:
+            if frame[0] == CALL:
+                self._call(frame)
+                continue
             kind, number, start, _stop, _extra, _seconds, payload = frame
             if kind == RUN:
                 self._run(frame)
@@ -146,6 +154,36 @@ class Worker:
             self._run_items(function, items, running, budget, began)
         self._running = None
         self._page.clear()
+        if self._recalled:
+            self._recalled = False
+            self._hand_back_inbox()
+
+    def _call(self, frame: Frame) -> None:
+        """Run a chunk of one call: as `_run`, with as little else as can be."""
+        began = perf_counter()
+        _, chunk, _, _, number, _, payload = frame
+        self._chunk = chunk
+        self._running = _ONE_CALL
+        page = self._page
+        page.load(chunk, 1)
+        self._sending = False
+        try:
+            function = self._functions[number]
+            if type(function) is not Function:
+                function = self._function(number)
+            args, kwds = self._load(payload)[0]
+        except BaseException as error:
+            self._sending = True
+            self._refuse(Running(0, 1), error)
+        else:
+            page.at(0, 1)
+            value, raised = run_call(function.func, args, kwds)
+            self._sending = True
+            mixed, payload = dump_result(value, raised, function.func, (args, kwds))
+            head = MIXED_RESULTS if mixed else RESULTS, chunk, 0, 1, 1, perf_counter() - began
+            write_all(self._fd, pack(*head, payload))
+        self._running = None
+        page.clear()
         if self._recalled:
             self._recalled = False
             self._hand_back_inbox()

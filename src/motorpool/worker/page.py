@@ -52,6 +52,14 @@ class Page:
         self._stop = stop
         self.full = False
 
+    def call(self, chunk: int) -> None:
+        """Note that a chunk of one item is about to be called."""
+        words = self._words
+        words[2] = 1
+        words[1] = 0
+        words[3] = _BEGIN
+        words[0] = chunk
+
     def at(self, index: int, upto: int) -> None:
         """Items `index` to `upto` are about to be called."""
         words = self._words

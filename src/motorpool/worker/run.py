@@ -178,6 +178,16 @@ def run_chunk(
     return values, errors
 
 
+def run_call(
+    func: Callable[..., Any], args: tuple[Any, ...], kwds: dict[str, Any]
+) -> tuple[Any, BaseException | None]:
+    """Return the value of one call, and None; or None, and what it raised."""
+    try:
+        return func(*args, **kwds), None
+    except BaseException as error:
+        return None, _without_our_frames(error)
+
+
 def _without_our_frames(error: BaseException) -> BaseException:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
