@@ -12,6 +12,8 @@ import typing as _typing
 if _typing.TYPE_CHECKING:
     from motorpool.cpus import cpu_count
     from motorpool.errors import (
+        EngineBrokenError,
+        EngineNotInstalledError,
         ForkedPoolError,
         InternalError,
         MotorpoolError,
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "cpus": ("cpu_count",),
     "errors": (
+        "EngineBrokenError",
+        "EngineNotInstalledError",
         "ForkedPoolError",
         "InternalError",
         "MotorpoolError",
@@ -51,6 +55,8 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AsyncResult",
+    "EngineBrokenError",
+    "EngineNotInstalledError",
     "ForkedPoolError",
     "IMapIterator",
     "IMapUnorderedIterator",

@@ -2,13 +2,11 @@
 
 import operator
 
-from motorpool.cpus import cpu_count
 
-
-def check_processes(processes: int | None) -> int:
-    """Return the number of workers that `processes` asks for."""
+def check_processes(processes: int | None) -> int | None:
+    """Return the number of workers that `processes` asks for, None for as many as there may be."""
     if processes is None:
-        return cpu_count()
+        return None
     processes = operator.index(processes)
     if processes < 1:
         msg = f"Number of processes must be at least 1, not {processes!r}"

@@ -70,11 +70,12 @@ def inherited_by_fork() -> dict[Name, Any]:
         if module is None or (names and module is sys.modules["__main__"]):
             continue
         for name, value in list(vars(module).items()):
-            names[module_name, name] = _remember(value)
+            names[module_name, name] = remember(value)
     return names
 
 
-def _remember(value: Any) -> Any:
+def remember(value: Any) -> Any:
+    """Return `value`, or a weak reference to it if it may be large."""
     if isinstance(value, _KEPT):
         return value
     try:
@@ -97,6 +98,10 @@ class Closure(NamedTuple):
     def is_current(self) -> bool:
         """Tell whether the names are bound as they were."""
         return all(_current(name) is value for name, value in self.names.items())
+
+    def bound(self) -> dict[Name, Any]:
+        """Return the names that are bound to something."""
+        return {name: value for name, value in self.names.items() if value is not _MISSING}
 
 
 def closure(roots: Iterable[Name]) -> Closure:

@@ -85,7 +85,7 @@ class Driver:
     def __init__(self, engine: Engine, size: int, tasks_per_worker: int | None) -> None:
         self.engine = engine
         self._pid = os.getpid()
-        self._scheduler = Scheduler(size, tasks_per_worker)
+        self._scheduler = Scheduler(size, tasks_per_worker, engine.message_seconds)
         self._jobs: dict[int, Job] = {}
         self._feeders: dict[int, Feeder] = {}
         self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()

@@ -11,6 +11,8 @@
     ├── ResultNotLoadedError     (UnpicklingError)  a result or item arrived and cannot be rebuilt
     ├── WorkerLostError          (BrokenProcessPool)  the worker died at this item
     ├── WorkerStartError         (BrokenProcessPool)  no worker starts, or the initializer failed
+    ├── EngineNotInstalledError  (ImportError)      the engine needs a package that is missing
+    ├── EngineBrokenError        (BrokenProcessPool)  the engine takes no more work
     ├── ForkedPoolError          (RuntimeError)     the pool belongs to the parent process
     └── InternalError                               our bug
 
@@ -28,6 +30,8 @@ from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ig
 from typing import Any
 
 __all__ = [
+    "EngineBrokenError",
+    "EngineNotInstalledError",
     "ForkedPoolError",
     "InternalError",
     "MotorpoolError",
@@ -173,14 +177,25 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
             if self.signal_name == "SIGKILL"
             else ""
         )
+        who = f"Worker {self.pid}" if self.pid else "A remote worker"
+        if self.__cause__ is not None:
+            ended += f" ({type(self.__cause__).__name__}: {self.__cause__})"
         return (
-            f"Worker {self.pid} {ended} while {self.doing} item {self.index}, {self.item}, "
+            f"{who} {ended} while {self.doing} item {self.index}, {self.item}, "
             f"for {self.function}.{hint} The pool goes on with a new worker."
         )
 
 
 class WorkerStartError(MotorpoolError, BrokenProcessPool):
     """Workers cannot be started, or the initializer raised; its error is the cause."""
+
+
+class EngineNotInstalledError(MotorpoolError, ImportError):
+    """The engine asked for needs a package that is not installed."""
+
+
+class EngineBrokenError(MotorpoolError, BrokenProcessPool):
+    """The executor or cluster that the pool runs on takes no more work; its error is the cause."""
 
 
 class ForkedPoolError(MotorpoolError, RuntimeError):

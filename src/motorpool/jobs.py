@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Protocol
 
 from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Function
-from motorpool.errors import WorkerLostError, WorkerStartError
+from motorpool.errors import EngineBrokenError, MotorpoolError, WorkerLostError, WorkerStartError
 from motorpool.messages import LOADING, FailItem, WorkerLost
 
 
@@ -32,8 +32,10 @@ class Job(NamedTuple):
     items: Any  # a sequence, or a feeder's buffer
 
 
-def start_error(error: BaseException | None, message: str = "") -> WorkerStartError:
+def start_error(error: BaseException | None, message: str = "") -> MotorpoolError:
     """Return the error of a pool whose workers cannot be started."""
+    if isinstance(error, EngineBrokenError):
+        return error
     started = WorkerStartError(message or f"the initializer raised {error!r}")
     started.__cause__ = error
     return started
@@ -44,6 +46,8 @@ def lost_error(command: FailItem, job: Job) -> WorkerLostError:
     lost: WorkerLost = command.lost  # type: ignore[assignment]
     item = short_repr(job.items[command.item : command.item + 1][0])
     doing = "it unpickled" if lost.at == LOADING else "it ran"
-    return WorkerLostError(
+    error = WorkerLostError(
         lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
     )
+    error.__cause__ = lost.cause
+    return error

@@ -28,6 +28,10 @@ NOT_LOADED = 21  # start, stop: no item was run; payload: Failure
 PROGRESS = 23  # as RESULTS, or as MIXED_RESULTS if extra is 1; the chunk goes on
 NEED = 22  # payload: (module, name or None)
 
+# What `worker/remote.py` answers beyond these.
+NOT_STARTED = 24  # payload: Failure of the initializer
+UNKNOWN = 25  # payload: the key of a program that came without its text, and is not known here
+
 # How a worker calls the function with an item.
 CALL_ITEM = 0  # func(item)
 CALL_STAR = 1  # func(*item)
@@ -51,6 +55,26 @@ class Failure(NamedTuple):
     item: str
     function: str
     kind: str = "task"  # or "result", "load": which step failed
+
+
+class Order(NamedTuple):
+    """What a process that is not our worker is to run of a chunk, and by which program."""
+
+    program: tuple[str, int]  # the parent's token, a number
+    setup: tuple[str, int] | None  # the same, of the initializer
+    start: int
+    stop: int
+    budget: float
+
+
+class Reply(NamedTuple):
+    """Its answer: a kind as of a frame, where the items that it ran end, and a payload."""
+
+    kind: int
+    pid: int
+    stop: int
+    seconds: float
+    payload: bytes
 
 
 class Chunk(NamedTuple):
@@ -169,6 +193,21 @@ class WorkerLost(NamedTuple):
     at: int = LOADING
     upto: int = 0
     finished: dict[int, Any] = {}  # noqa: RUF012 - never changed
+    cause: BaseException | None = None
+
+
+class ChunkLost(NamedTuple):
+    """A process that is not the worker itself ended with a chunk; the worker goes on."""
+
+    worker: int
+    number: int
+    lost: WorkerLost
+
+
+class CapacityChanged(NamedTuple):
+    """There is room for so many workers from now on."""
+
+    workers: int
 
 
 class Closed(NamedTuple):
@@ -192,6 +231,8 @@ Event = (
     | ItemsHandedBack
     | ChunkRefused
     | WorkerLost
+    | ChunkLost
+    | CapacityChanged
     | Closed
     | Tick
 )

@@ -14,9 +14,7 @@ from motorpool.checks import (
     check_tasks,
 )
 from motorpool.driver import Driver
-from motorpool.engines.base import Engine
-from motorpool.engines.processes import ProcessEngine
-from motorpool.engines.threads import ThreadEngine
+from motorpool.engines.choose import Request, choose, make_engine
 from motorpool.lifecycle import TERMINATE, Lifecycle
 from motorpool.messages import CALL_ITEM, CALL_STAR
 from motorpool.results import (
@@ -45,13 +43,24 @@ class Pool(Lifecycle):
     context
         A `multiprocessing` context, which says how workers start; by default
         that of `multiprocessing.set_start_method`, or the platform's.
+    engine
+        Where the workers are: ``"processes"``, ``"threads"``, ``"ray"``,
+        ``"ray://head:10001"``, ``"dask"``, ``"tcp://scheduler:8786"``, a
+        `distributed.Client` or `Cluster`, or any executor with a method
+        `submit`. By default what the environment variable `MOTORPOOL_ENGINE`
+        names, else processes of this machine.
+    engine_options
+        For engines other than processes and threads: passed on to the engine.
 
     Raises
     ------
     ValueError
-        If `processes` or `maxtasksperchild` is less than 1.
+        If `processes` or `maxtasksperchild` is less than 1, if `engine` names
+        none, or if it cannot do what is asked.
     TypeError
-        If `initializer` cannot be called.
+        If `initializer` cannot be called, or `engine` cannot run tasks.
+    EngineNotInstalledError
+        If the engine needs a package that is missing.
 
     Examples
     --------
@@ -68,23 +77,23 @@ class Pool(Lifecycle):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: BaseContext | None = None,
+        *,
+        engine: object = None,
+        engine_options: Mapping[str, Any] | None = None,
     ) -> None:
         # Not the inherited __init__: of the stdlib's pool only the type is wanted.
         self._state = TERMINATE
         self._ctx = context or get_context()
-        self._processes = check_processes(processes)
+        processes = check_processes(processes)
         check_initializer(initializer)
         check_tasks(maxtasksperchild)
         self._maxtasksperchild = maxtasksperchild
-        initargs = tuple(initargs)
-        engine = self._make_engine(initializer, initargs)
-        self._driver = Driver(engine, self._processes, maxtasksperchild)
+        setup = (initializer, tuple(initargs)) if initializer is not None else None
+        request = Request(self._ctx, processes, setup, maxtasksperchild, engine_options)
+        made = make_engine(choose(engine), request)
+        self._processes = processes or made.capacity
+        self._driver = Driver(made, self._processes, maxtasksperchild)
         self._begin()
-
-    def _make_engine(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
-    ) -> Engine:
-        return ProcessEngine(self._ctx, initializer, initargs)
 
     # One call.
 
@@ -357,12 +366,7 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
     ) -> None:
-        Pool.__init__(self, processes, initializer, initargs)
-
-    def _make_engine(
-        self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
-    ) -> Engine:
-        return ThreadEngine(initializer, initargs)
+        Pool.__init__(self, processes, initializer, initargs, engine="threads")
 
 
 __all__ = ["Pool", "ThreadPool"]

@@ -7,15 +7,29 @@ decides nothing and keeps no job. The driver calls everything but `wait` and
 Guarantees an engine gives
 --------------------------
 - A chunk that was sent is answered by exactly one of `ChunkDone`,
-  `ChunkRefused`, or the `WorkerLost` of its worker.
+  `ChunkRefused`, `ChunkLost`, or the `WorkerLost` of its worker.
 - `send_chunk` never blocks.
 - After `WorkerLost`, nothing more comes of that worker.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from motorpool.messages import Chunk, Event
+
+Initializer = tuple[Callable[..., object], tuple[Any, ...]]
+
+
+class Abilities(NamedTuple):
+    """What an engine can do. The table in docs/engines.md is made from these."""
+
+    kill: bool = False  # end a task in the midst of it
+    initializer: bool = True
+    maxtasksperchild: bool = False
+    shared_state: bool = False  # locks, queues and the like of multiprocessing in initargs
+    unpicklable: bool = False  # items and results need not be picklable
+    blame: bool = False  # a worker's death costs the item that it ran, not its chunk
+    machines: bool = False  # workers on more than one machine
 
 
 class Function(NamedTuple):
@@ -38,6 +52,14 @@ class StartFailed(NamedTuple):
 
 class Engine(Protocol):
     """Where workers live."""
+
+    abilities: ClassVar[Abilities]
+    # What it costs to send a chunk and take its results, measured.
+    message_seconds: float
+
+    @property
+    def capacity(self) -> int:
+        """How many workers to start if the user names no number."""
 
     @property
     def workers(self) -> Sequence[Any]:

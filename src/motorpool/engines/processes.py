@@ -24,9 +24,10 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from motorpool.bell import Bell
+from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
-from motorpool.engines.base import Function, StartFailed
+from motorpool.engines.base import Abilities, Function, StartFailed
 from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
@@ -57,6 +58,7 @@ from motorpool.messages import (
     WorkerReady,
 )
 from motorpool.reducers import MAIN_MODULES
+from motorpool.scheduler.chunking import MESSAGE_SECONDS
 from motorpool.serialization import dumps, dumps_call, is_main_function, loads
 from motorpool.transport import Frame, FrameReader, FrameWriter, pack
 from motorpool.worker import page as pages
@@ -99,6 +101,9 @@ class _Worker:
 class ProcessEngine:
     """Worker processes of the given `multiprocessing` context."""
 
+    abilities = Abilities(kill=True, maxtasksperchild=True, shared_state=True, blame=True)
+    message_seconds = MESSAGE_SECONDS
+
     def __init__(
         self,
         context: BaseContext,
@@ -128,6 +133,11 @@ class ProcessEngine:
     def workers(self) -> list[process.BaseProcess]:
         """The worker processes, as `multiprocessing.Process` objects."""
         return [worker.process for worker in list(self._workers.values())]
+
+    @property
+    def capacity(self) -> int:
+        """The CPUs that this process may use."""
+        return cpu_count()
 
     # Functions.
 

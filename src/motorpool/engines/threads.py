@@ -14,8 +14,9 @@ from time import perf_counter
 from typing import Any
 
 from motorpool.bell import Bell
+from motorpool.cpus import cpu_count
 from motorpool.describe import function_name, short_repr
-from motorpool.engines.base import Function, StartFailed
+from motorpool.engines.base import Abilities, Function, StartFailed
 from motorpool.failures import note
 from motorpool.messages import (
     Chunk,
@@ -24,6 +25,7 @@ from motorpool.messages import (
     ItemsHandedBack,
     WorkerReady,
 )
+from motorpool.scheduler.chunking import MESSAGE_SECONDS
 from motorpool.worker.run import (
     NoJournal,
     Pace,
@@ -50,6 +52,9 @@ class _Worker:
 class ThreadEngine:
     """Worker threads."""
 
+    abilities = Abilities(maxtasksperchild=True, shared_state=True, unpicklable=True)
+    message_seconds = MESSAGE_SECONDS
+
     def __init__(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
     ) -> None:
@@ -68,6 +73,11 @@ class ThreadEngine:
     def workers(self) -> list[threading.Thread]:
         """The worker threads."""
         return [worker.thread for worker in list(self._workers.values())]
+
+    @property
+    def capacity(self) -> int:
+        """The CPUs that this process may use."""
+        return cpu_count()
 
     def prepare(self, func: Callable[..., Any], style: int) -> Function:
         """Return `func` ready to be called."""

@@ -1,8 +1,17 @@
 """How many items to send next, and how far ahead."""
 
+from typing import NamedTuple
+
 # A chunk aims at this much work: long enough that the 0.1 ms it costs to send
 # one is lost in it, short enough for results to flow and for a fair end.
 TARGET_SECONDS = 0.004
+# Where a message costs more, a chunk is so many times as long.
+TARGET_MESSAGES = 20
+# All messages go through one thread. With many workers chunks are so long that
+# it has this many times the time it needs.
+DRIVER_SLACK = 2
+# What a message to a worker process costs, there and back.
+MESSAGE_SECONDS = 0.0001
 # A worker gives back the rest of a chunk that has run this long.
 BUDGET_SECONDS = 0.010
 # Work sent to a worker beyond the chunk it runs, so that it need not wait.
@@ -22,6 +31,30 @@ WINDOW_SECONDS = 0.03
 CONSUMER_SECONDS = 0.01
 
 
+class Timing(NamedTuple):
+    """How long chunks are, in seconds."""
+
+    target: float = TARGET_SECONDS
+    budget: float = BUDGET_SECONDS
+    ahead: float = AHEAD_SECONDS
+    recall: float = RECALL_SECONDS
+    window: float = WINDOW_SECONDS
+
+
+def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
+    """Return how long chunks are for so many workers, if sending one costs `message_seconds`."""
+    least = max(1.0, TARGET_MESSAGES * message_seconds / TARGET_SECONDS)
+    longer = max(least, DRIVER_SLACK * workers * message_seconds / TARGET_SECONDS)
+    return Timing(
+        target=TARGET_SECONDS * longer,
+        budget=BUDGET_SECONDS * longer,
+        # These bridge the time that a message takes, however many workers there are.
+        ahead=AHEAD_SECONDS * least,
+        recall=RECALL_SECONDS * least,
+        window=WINDOW_SECONDS * longer,
+    )
+
+
 class Cost:
     """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
 
@@ -36,7 +69,7 @@ class Cost:
         self.seconds = mean if not self.seconds else 0.5 * self.seconds + 0.5 * mean
 
 
-def chunk_size(remaining: int, workers: int, seconds: float) -> int:
+def chunk_size(remaining: int, workers: int, seconds: float, target: float = TARGET_SECONDS) -> int:
     """Return how many of `remaining` items to send next, at least 1.
 
     Never more than half an even share of what is left, so that the workers
@@ -45,15 +78,17 @@ def chunk_size(remaining: int, workers: int, seconds: float) -> int:
     if not seconds:
         return 1
     share = -(-remaining // (2 * workers))
-    return max(1, min(share, int(TARGET_SECONDS / seconds), MOST_ITEMS))
+    return max(1, min(share, int(target / seconds), MOST_ITEMS))
 
 
-def grown_window(window: int, workers: int, seconds: float, took: float) -> int:
+def grown_window(
+    window: int, workers: int, seconds: float, took: float, enough: float = WINDOW_SECONDS
+) -> int:
     """Return the next window of a job whose consumer had to wait.
 
-    It grows neither beyond some work for each worker, nor beyond what the
+    It grows neither beyond `enough` work for each worker, nor beyond what the
     consumer takes in a while: it last took a window's worth in `took` seconds.
     """
-    if seconds * window > WINDOW_SECONDS * workers or took > CONSUMER_SECONDS:
+    if seconds * window > enough * workers or took > CONSUMER_SECONDS:
         return window
     return min(2 * window, MOST_WINDOW)

@@ -20,8 +20,10 @@ from typing import Any
 from motorpool.messages import (
     LOADING,
     BreakPool,
+    CapacityChanged,
     Chunk,
     ChunkDone,
+    ChunkLost,
     ChunkProgressed,
     ChunkRefused,
     Closed,
@@ -48,11 +50,10 @@ from motorpool.messages import (
 )
 from motorpool.scheduler.chunking import (
     AHEAD_CHUNKS,
-    AHEAD_SECONDS,
-    BUDGET_SECONDS,
-    RECALL_SECONDS,
+    MESSAGE_SECONDS,
     chunk_size,
     grown_window,
+    timing,
 )
 from motorpool.scheduler.state import Job, Worker
 
@@ -70,10 +71,19 @@ class Scheduler:
         Number of workers to keep.
     tasks_per_worker
         Items after which a worker is replaced, None for never.
+    message_seconds
+        What it costs to send a chunk; chunks are longer where it is much.
     """
 
-    def __init__(self, size: int, tasks_per_worker: int | None = None) -> None:
+    def __init__(
+        self,
+        size: int,
+        tasks_per_worker: int | None = None,
+        message_seconds: float = MESSAGE_SECONDS,
+    ) -> None:
         self.size = size
+        self._message_seconds = message_seconds
+        self._timing = timing(size, message_seconds)
         self.jobs: dict[int, Job] = {}
         self.workers: dict[int, Worker] = {}
         self.wake_at: float | None = None
@@ -100,6 +110,8 @@ class Scheduler:
             ItemsHandedBack: self._on_handed_back,
             ChunkRefused: self._on_refused,
             WorkerLost: self._on_lost,
+            ChunkLost: self._on_chunk_lost,
+            CapacityChanged: self._on_capacity,
             Closed: self._on_closed,
             Tick: self._on_tick,
         }
@@ -162,7 +174,7 @@ class Scheduler:
 
     def succeed(self) -> "Scheduler":
         """Return a scheduler without jobs, for workers that have all been killed."""
-        heir = Scheduler(self.size, self._tasks_per_worker)
+        heir = Scheduler(self.size, self._tasks_per_worker, self._message_seconds)
         heir._number = self._number
         heir._is_closed = self._is_closed
         heir._restart_at = self._restart_at
@@ -196,9 +208,8 @@ class Scheduler:
         job.limit += event.items
         job.taken += event.items
         if event.starved and job.taken >= job.window:
-            grown = grown_window(
-                job.window, self.size, job.cost.seconds, self._now - job.taken_since
-            )
+            took = self._now - job.taken_since
+            grown = grown_window(job.window, self.size, job.cost.seconds, took, self._timing.window)
             job.limit += grown - job.window
             job.window = grown
             job.taken = 0
@@ -256,12 +267,12 @@ class Scheduler:
     def _is_short(self, worker: Worker, job: Job) -> bool:
         seconds = job.cost.seconds
         held = sum(chunk[3] - chunk[2] for chunk in worker.chunks)
-        return bool(seconds) and held * seconds < AHEAD_SECONDS
+        return bool(seconds) and held * seconds < self._timing.ahead
 
     def _send(self, worker: Worker, job: Job) -> None:
         most = job.chunksize or 1
         if not job.chunksize and job.left > 1 and job.cost.seconds:
-            most = chunk_size(job.pending(), self.size, job.cost.seconds)
+            most = chunk_size(job.pending(), self.size, job.cost.seconds, self._timing.target)
         if not job.chunksize:
             most = int(min(most, worker.tasks_left))
         start, stop = job.take(most)
@@ -271,7 +282,7 @@ class Scheduler:
             worker.news = self._now
             worker.recalled = False
         worker.chunks.append([number, job.id, start, stop, bool(job.chunksize)])
-        budget = -BUDGET_SECONDS if job.chunksize else BUDGET_SECONDS
+        budget = -self._timing.budget if job.chunksize else self._timing.budget
         self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
 
     @staticmethod
@@ -369,9 +380,12 @@ class Scheduler:
         """Find something to do for a worker that may have run dry."""
         if worker.tasks_left <= 0 or worker.is_leaving:
             if not worker.chunks and not worker.is_leaving:
-                worker.is_leaving = True
-                self._commands.append(StopWorker(worker.id))
+                self._let_go(worker)
                 self._start_one()
+            return
+        if self._is_one_too_many():
+            if not worker.chunks:
+                self._let_go(worker)
             return
         if worker.is_ready:
             self._send_ahead(worker)
@@ -382,6 +396,8 @@ class Scheduler:
 
     def _start_one(self) -> None:
         if self._is_closed and not self.jobs:
+            return
+        if self._starting >= self.size - self._staying():
             return
         self._starting += 1
         self._commands.append(StartWorker())
@@ -449,13 +465,43 @@ class Scheduler:
             job.left -= 1
         self._finish_if_done(job)
 
+    def _on_chunk_lost(self, event: ChunkLost) -> None:
+        worker = self.workers.get(event.worker)
+        chunk = self._find(worker, event.number) if worker is not None else None
+        if worker is None or chunk is None:
+            return
+        worker.chunks.remove(chunk)
+        self._recover(chunk, event.lost)
+        self._offer(worker)
+
+    def _on_capacity(self, event: CapacityChanged) -> None:
+        # Workers that are too many leave when they are idle (`_offer`).
+        self.size = event.workers
+        self._timing = timing(self.size, self._message_seconds)
+        staying = self._staying()
+        for _ in range(self.size - staying - self._starting - len(self._restart_at)):
+            self._start_one()
+        for worker in list(self._idle.values())[: max(staying - self.size, 0)]:
+            del self._idle[worker.id]
+            self._let_go(worker)
+
+    def _is_one_too_many(self) -> bool:
+        # The first look is all it costs as long as nothing changes.
+        return len(self.workers) > self.size and self._staying() > self.size
+
+    def _staying(self) -> int:
+        return sum(not worker.is_leaving for worker in self.workers.values())
+
+    def _let_go(self, worker: Worker) -> None:
+        worker.is_leaving = True
+        self._commands.append(StopWorker(worker.id))
+
     def _on_closed(self, _event: Closed) -> None:
         self._is_closed = True
 
     def _stop_idle(self) -> None:
         for worker in self._idle.values():
-            worker.is_leaving = True
-            self._commands.append(StopWorker(worker.id))
+            self._let_go(worker)
         self._idle.clear()
 
     # Time.
@@ -467,7 +513,7 @@ class Scheduler:
             self._start_one()
         if self._idle and self._first_job() is None:
             for worker in self.workers.values():
-                if self._is_stuck(worker) and self._now >= worker.news + RECALL_SECONDS:
+                if self._is_stuck(worker) and self._now >= worker.news + self._timing.recall:
                     worker.recalled = True
                     self._commands.append(RecallChunks(worker.id))
 
@@ -480,6 +526,6 @@ class Scheduler:
         if self._idle and self.jobs and not self._queue and len(self._idle) < len(self.workers):
             for worker in self.workers.values():
                 if worker.chunks and self._is_stuck(worker):
-                    at = worker.news + RECALL_SECONDS
+                    at = worker.news + self._timing.recall
                     wake = at if wake is None else min(wake, at)
         self.wake_at = wake

@@ -1,0 +1,61 @@
+"""Workers of any executor: `concurrent.futures`, mpi4py, loky, executorlib, parsl, and others.
+
+All that is asked of it is `submit`, and futures with `add_done_callback`. It
+belongs to the user, who shuts it down.
+"""
+
+from collections.abc import Mapping
+from concurrent.futures import CancelledError
+from typing import Any
+
+from motorpool.cpus import cpu_count
+from motorpool.engines.base import Abilities, Initializer
+from motorpool.engines.remote import RemoteEngine, Task
+from motorpool.worker.remote import run_remote_chunk
+
+_OPTIONS = ("max_workers", "message_seconds")
+
+
+class ExecutorEngine(RemoteEngine):
+    """Workers of an executor that the user has made."""
+
+    name = "executor"
+    abilities = Abilities(machines=True)
+
+    def __init__(
+        self,
+        executor: Any,
+        initializer: Initializer | None,
+        processes: int | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        unknown = sorted(set(options) - set(_OPTIONS))
+        if unknown:
+            msg = f"engine_options of an executor are {', '.join(_OPTIONS)}, not {unknown[0]!r}"
+            raise ValueError(msg)
+        super().__init__(initializer, processes, options)
+        self._executor = executor
+        self.message_seconds = options.get("message_seconds", self.message_seconds)
+
+    @property
+    def capacity(self) -> int:
+        """What the executor says of its size, else the CPUs of this machine."""
+        for name in ("max_workers", "_max_workers"):
+            size = self.options.get(name) or getattr(self._executor, name, None)
+            if isinstance(size, int) and size > 0:
+                return size
+        return cpu_count()
+
+    def _submit(self, task: Task) -> None:
+        future = self._executor.submit(run_remote_chunk, *self.arguments(task))
+        task.future = future
+        future.add_done_callback(lambda done: self._ended(task, done))
+
+    def _ended(self, task: Task, future: Any) -> None:
+        try:
+            self.finished(task, future.result())
+        except (Exception, CancelledError) as error:
+            self.failed(task, error)
+
+    def _cancel(self, task: Task) -> bool:
+        return bool(task.future.cancel())

@@ -1,0 +1,181 @@
+"""What a process that has never seen the script must be told to run a function of it.
+
+There is no way for it to ask in the midst of a chunk. So a *program* holds the
+function and the definitions of all names that it leads to (`definitions.py`).
+If a chunk's items turn out to need a name beyond these, nothing of it is run:
+the name is added, and the chunk sent again.
+"""
+
+import sys
+import weakref
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+from motorpool.definitions import Closure, Name, closure, remember
+from motorpool.engines.base import Function
+from motorpool.explain import not_picklable
+from motorpool.reducers import MAIN_MODULES
+from motorpool.serialization import dumps, is_main_function
+from motorpool.worker.remote import Key
+from motorpool.worker.remote import Program as Text
+from motorpool.worker.space import alias, home
+
+_numbers = count(1)
+
+
+class Versions:
+    """Numbers the bindings of each name, so that a process knows which it has.
+
+    What tasks or an initializer make of a name stays until the parent binds it anew.
+    """
+
+    def __init__(self) -> None:
+        self._bound: dict[Name, tuple[Any, int]] = {}
+        self._last = 0
+
+    def of(self, name: Name, value: Any) -> int:
+        """Return the number of this binding, a new one if `name` was bound otherwise before."""
+        known, version = self._bound.get(name, (None, 0))
+        if version and (known() if type(known) is weakref.ref else known) is value:
+            return version
+        self._last += 1
+        self._bound[name] = remember(value), self._last
+        return self._last
+
+    def are_current(self, versions: dict[Name, int]) -> bool:
+        """Tell whether these are the numbers given out last."""
+        return all(self._bound[name][1] == version for name, version in versions.items())
+
+
+# One for all pools: they share the processes of a cluster.
+_versions = Versions()
+
+
+class Program:
+    """A function with what it needs, as of now.
+
+    Parameters
+    ----------
+    func, style, payload
+        The function, how it is called, and its pickle.
+    roots
+        The names that the pickle refers to.
+    """
+
+    def __init__(self, func: Any, style: int, payload: bytes, roots: Iterable[Name]) -> None:
+        self.key: Key = (home(), next(_numbers))
+        self.roots = frozenset(roots)
+        self.mirrored = tuple(_mirrored())
+        self.needed = closure(self.roots) if self.roots else Closure({}, set())
+        self.handle: Any = None  # of the text, where the engine has put it
+        self._call = func, style, payload
+        bound = self.needed.bound()
+        self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
+        definitions = _definitions(func, bound, self.versions)
+        assigned = tuple(self.needed.assigned)
+        self.text = dumps(Text(self.mirrored, definitions, assigned, style, payload))
+
+    def is_current(self) -> bool:
+        """Tell whether the names are bound as they were, and have not been otherwise in between."""
+        return self.needed.is_current() and _versions.are_current(self.versions)
+
+    def extended(self, names: Iterable[Name]) -> "Program":
+        """Return the program with further names, all as of now."""
+        return Program(*self._call, self.roots.union(names))
+
+
+def pickle_function(func: Any, what: str) -> tuple[bytes, tuple[Name, ...]]:
+    """Return `func` pickled, and the names of `__main__` and its like that the pickle refers to."""
+    if is_main_function(func):
+        return dumps(func), ((func.__module__, func.__qualname__),)
+    try:
+        payload = dumps(func)
+        if not any(name.encode() in payload for name in _mirrored()):
+            return payload, ()
+        from motorpool.cloud import dump_and_collect
+
+        payload, roots = dump_and_collect(func)
+    except Exception as error:
+        raise not_picklable(what, func, error) from error
+    return payload, tuple(sorted(roots))
+
+
+def names_needed_by(item: object) -> set[Name]:
+    """Return the names of `__main__` and its like that the pickle of `item` refers to."""
+    from motorpool.cloud import dump_and_collect
+
+    return dump_and_collect(item)[1]
+
+
+def refers_to_main(payload: bytes) -> bool:
+    """Tell whether a pickle may refer to something in `__main__`."""
+    return b"__main__" in payload or b"__mp_main__" in payload
+
+
+def _mirrored() -> list[str]:
+    cloud = sys.modules.get("motorpool.cloud")
+    return list(cloud.CloudPickler.mirrored) if cloud is not None else list(MAIN_MODULES)
+
+
+class Programs:
+    """The programs of one engine."""
+
+    def __init__(self) -> None:
+        self._programs: dict[int, Program] = {}
+
+    def latest(self, function: Function) -> Program | None:
+        """Return the program of `function` as it was made last, None if it has none."""
+        return self._programs.get(function.number)
+
+    def current(self, function: Function) -> Program | None:
+        """Return the program of `function`, None if names are bound anew or it has none yet."""
+        program = self._programs.get(function.number)
+        return program if program is not None and program.is_current() else None
+
+    def make(self, function: Function, names: Iterable[Name] = ()) -> Program:
+        """Return the program of `function`, which needs `names` beyond what it leads to.
+
+        Raises NotPicklableError if a definition cannot be sent.
+        """
+        old = self._programs.get(function.number)
+        roots = {*function.roots, *names, *(old.roots if old is not None else ())}
+        program = Program(function.func, function.style, function.payload, roots)
+        self._programs[function.number] = program
+        return program
+
+    def forget(self, function: Function) -> None:
+        """Drop the program of a function that is not used again."""
+        self._programs.pop(function.number, None)
+
+
+def _definitions(func: Any, bound: dict[Name, Any], versions: dict[Name, int]) -> bytes | None:
+    if not bound:
+        return None
+    from motorpool.cloud import dump_and_collect
+
+    for module, _ in bound:
+        know_by_alias(module)
+    try:
+        entries = [(*name, versions[name], value) for name, value in bound.items()]
+        return dump_and_collect(entries, frozenset(bound))[0]
+    except Exception as error:
+        refused = not_picklable("the function", func, error)
+        raise refused from error
+
+
+def know_by_alias(module: str) -> None:
+    """Let results that name the alias of a module find the module itself."""
+    sys.modules[alias(home(), module)] = sys.modules[module]
+
+
+def mirror(module: str) -> bool:
+    """Send the names of `module` from now on; return False if that is not possible."""
+    found = sys.modules.get(module)
+    if found is None or (getattr(found, "__file__", None) or ".so").endswith(".so"):
+        return False
+    from motorpool.cloud import CloudPickler
+
+    CloudPickler.mirrored[module] = None
+    know_by_alias(module)
+    return True

@@ -1,0 +1,166 @@
+"""The modules of a remote parent, `__main__` first of all, in a process that is not our worker.
+
+Such a process has a `__main__` of its own, and may serve several programs. So
+each parent has a *space* in it: modules of its own under names that no other
+has (`alias`). Pickles that come from the parent are read with these in place of
+`__main__`. What is defined from them belongs to the alias, and the parent
+knows its `__main__` by the alias too, so results are pickled by name, by the C
+pickler, and come back as instances of the parent's own classes.
+"""
+
+import io
+import os
+import pickle
+import sys
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from motorpool.reducers import MAIN_MODULES
+
+Name = tuple[str, str]
+
+
+class Missing(Exception):  # noqa: N818 - not an error: an answer to the parent
+    """A name, or a module if `name` is None, that only the parent has."""
+
+    def __init__(self, module: str, name: str | None) -> None:
+        super().__init__(module, name)
+        self.module = module
+        self.name = name
+
+
+class _Home:
+    pid = 0
+    token = ""
+
+
+def home() -> str:
+    """Return the token of this process: another one in each process, forked ones included."""
+    if _Home.pid != os.getpid():
+        _Home.pid, _Home.token = os.getpid(), uuid.uuid4().hex
+    return _Home.token
+
+
+def alias(token: str, module: str) -> str:
+    """Return the name of a parent's module in other processes."""
+    module = "__main__" if module in MAIN_MODULES else module
+    return f"__motorpool_{token}_{module.replace('.', '_')}__"
+
+
+class Space:
+    """One parent's modules, as far as they are known here."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+        self.mirrored: set[str] = set(MAIN_MODULES)
+        self._versions: dict[Name, int] = {}
+
+    def module(self, name: str) -> ModuleType:
+        """Return what stands for the parent's module."""
+        own_name = alias(self.token, name)
+        module = sys.modules.get(own_name)
+        if module is None:
+            module = sys.modules[own_name] = ModuleType(own_name)
+        return module
+
+    def globals_of(self, name: str) -> dict[str, Any]:
+        """Return the globals of the parent's module; called by definitions."""
+        return vars(self.module(name))
+
+    def loads(self, payload: bytes) -> Any:
+        """Return what the parent pickled; raises Missing if it refers to something unknown."""
+        return _SpaceUnpickler(io.BytesIO(payload), self).load()
+
+    def define(self, definitions: bytes, assigned: Iterable[Name]) -> None:
+        """Set names of the parent's modules, as far as they are not known in that version.
+
+        Of a name that tasks assign, any version will do.
+        """
+        from motorpool.cloud import CloudPickler
+
+        assigned = set(assigned)
+        for module_name, name, version, value in self.loads(definitions):
+            names = self.globals_of(module_name)
+            known = self._versions.get((module_name, name))
+            # Functions that go home share the globals of the parent's module again.
+            CloudPickler.mirrored[alias(self.token, module_name)] = None
+            self._adopt(value, module_name)
+            if known is None or (known != version and (module_name, name) not in assigned):
+                self._versions[module_name, name] = version
+                names[name] = value
+
+    def _adopt(self, value: Any, module: str) -> None:
+        """Make a function or class belong to the alias, so that it is pickled by that name."""
+        own_name = alias(self.token, module)
+        if not callable(value) or getattr(value, "__module__", None) not in (module, own_name):
+            return
+        with suppress(AttributeError, TypeError):
+            value.__module__ = own_name
+        # A class that is here already has got some of its parts anew.
+        for part in list(vars(value).values()) if isinstance(value, type) else ():
+            if isinstance(part, type) and part.__qualname__.startswith(value.__qualname__ + "."):
+                self._adopt(part, module)
+
+    def find(self, module: str, name: str) -> Any:
+        """Return what the parent knows by that name."""
+        found: Any = self.module(module)
+        for part in name.split("."):
+            found = getattr(found, part, Missing)
+            if found is Missing:
+                raise Missing(module, name.split(".", maxsplit=1)[0])
+        return found
+
+    def import_module(self, name: str) -> ModuleType:
+        """Return a module that the parent named."""
+        if name in self.mirrored:
+            return self.module(name)
+        try:
+            __import__(name)
+        except ModuleNotFoundError as error:
+            raise Missing(error.name or name, None) from error
+        return sys.modules[name]
+
+
+class HomeSpace(Space):
+    """The parent itself: the executor runs chunks in threads."""
+
+    def loads(self, payload: bytes) -> Any:
+        """Return what was pickled."""
+        return pickle.loads(payload)
+
+    def define(self, definitions: bytes, assigned: Iterable[Name]) -> None:
+        """Define nothing: it is all here."""
+
+
+class _SpaceUnpickler(pickle.Unpickler):
+    """The C unpickler; `find_class` is called once per class and pickle, not per object."""
+
+    def __init__(self, file: io.BytesIO, space: Space) -> None:
+        super().__init__(file)
+        self._space = space
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return a function or class by its name."""
+        if module in self._space.mirrored:
+            return self._space.find(module, name)
+        if (module, name) == ("motorpool.mirror", "module_globals"):
+            return self._space.globals_of
+        if name == "subimport" and module == "cloudpickle.cloudpickle":
+            return self._space.import_module
+        self._space.import_module(module)
+        return super().find_class(module, name)
+
+
+_spaces: dict[str, Space] = {}
+
+
+def space_of(token: str) -> Space:
+    """Return the space of the parent with that token."""
+    space = _spaces.get(token)
+    if space is None:
+        kind = HomeSpace if token == home() else Space
+        space = _spaces[token] = kind(token)
+    return space
