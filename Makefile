@@ -9,7 +9,12 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
-SOURCES := src tests examples
+SOURCES := src tests examples benchmarks
+
+# The benchmark: which scenarios or groups, and small sizes if QUICK=1.
+ONLY ?=
+QUICK ?=
+BENCH_ARGS ?=
 
 # A stamp file says that a step is done; pyproject.toml being newer undoes it.
 CREATED := $(VENV)/.created
@@ -17,9 +22,15 @@ INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 DOWNSTREAM := $(VENV)/.downstream
 
+# The peers that it measures are nobody else's business.
+BENCH_VENV := .venv/$(VERSION)-bench
+BENCH_BIN := $(BENCH_VENV)/bin
+BENCH_PIP := $(BENCH_BIN)/python -m pip --disable-pip-version-check install -qq
+BENCH_TOOLS := $(BENCH_VENV)/.bench-tools
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick downstream lint format clean
+.PHONY: help demo test quick downstream bench lint format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +53,9 @@ downstream: STEPS := 4
 downstream: $(DOWNSTREAM) ## Run third-party programs on motorpool (fetches SciPy and others)
 	@echo "== pytest -m downstream, Python $(VERSION)"
 	@$(BIN)/python -m pytest -q -m downstream $(PYTEST_ARGS)
+
+bench: $(BENCH_TOOLS) ## Measure against every peer: ONLY=latency for one group, QUICK=1 for small sizes
+	@$(BENCH_BIN)/python -m benchmarks --only '$(ONLY)' $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 lint: STEPS := 3
 lint: $(TEST_TOOLS) ## Check style, types and layers
@@ -82,4 +96,18 @@ $(TEST_TOOLS): $(INSTALLED)
 $(DOWNSTREAM): $(TEST_TOOLS)
 	@echo "[4/$(STEPS)] installing the third-party programs (a few hundred megabytes)"
 	@$(PIP) -e '.[test,downstream]'
+	@touch $@
+
+# A peer that cannot be installed is reported by the benchmark as missing.
+$(BENCH_TOOLS): pyproject.toml benchmarks/peers.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "$(PYTHON) is not a Python 3.10 or later; name one with PYTHON=..." >&2; exit 1; }
+	@echo "[1/3] creating environment $(BENCH_VENV)"
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@echo "[2/3] installing motorpool"
+	@$(BENCH_PIP) -e '.[bench]'
+	@echo "[3/3] installing its peers (some minutes, the first time)"
+	@for peer in $$(grep -v '^#' benchmarks/peers.txt); do \
+		$(BENCH_PIP) "$$peer" || echo "      $$peer cannot be installed; going on without it"; \
+	done
 	@touch $@
