@@ -409,3 +409,81 @@ def squares_in_a_pool(count):
 
     with Pool(2) as pool:
         return pool.map(square, range(count))
+
+
+# Stuck in various ways
+
+
+def wait_in_python(_item):
+    """Sleep until killed."""
+    while True:
+        time.sleep(1)
+
+
+def compute_in_c(_item):
+    """Hold the GIL in C code, for hours."""
+    return sum(range(10**13))
+
+
+def read_for_ever(_item):
+    """Wait for what nobody writes."""
+    reading, _writing = os.pipe()
+    return os.read(reading, 1)
+
+
+def spin_without_signals(_item):
+    """Run with all signals blocked but the real-time ones."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+    while True:
+        pass
+
+
+class Waits:
+    """A function that waits for a file at one item, and returns the item."""
+
+    def __init__(self, gate, at):
+        self.gate = gate
+        self.at = at
+
+    def __call__(self, item):
+        gate = self.gate
+        if item == self.at:
+            wait_for(gate)
+        return item
+
+
+def sleep_and_read(_item):
+    """Return whether a sleep was long enough and a slow read complete."""
+    reading, writing = os.pipe()
+    writer = threading.Thread(target=lambda: (time.sleep(0.1), os.write(writing, b"done")))
+    writer.start()
+    begun = time.monotonic()
+    time.sleep(0.2)
+    slept = time.monotonic() - begun >= 0.2
+    whole = os.read(reading, 4) == b"done"
+    writer.join()
+    os.close(reading)
+    os.close(writing)
+    return slept and whole
+
+
+def close_stack_file(gate):
+    """Close the file that stacks are written to, and wait."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if "motorpool-stack" in str(entry.readlink()):
+                os.close(int(entry.name))
+    wait_for(gate)
+
+
+def stacks_of_an_inner_pool():
+    """Return the stacks of a pool made here, as text, once its worker is at work."""
+    import motorpool
+
+    with motorpool.Pool(1) as pool:
+        result = pool.apply_async(wait_in_python, (0,))
+        wait_until(lambda: "wait_in_python" in str(pool.stacks()))
+        text = str(pool.stacks())
+        pool.terminate()
+        del result
+    return text

@@ -24,6 +24,7 @@ class DirectCall(NamedTuple):
     items: list[Any]
     worker: int
     number: int
+    began: float
 
     def values_in(self, events: list[Any]) -> list[Any] | None:
         """Return the list of the one value of this call if that is all that `events` tell."""

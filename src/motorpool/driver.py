@@ -39,6 +39,7 @@ from motorpool.errors import (
 )
 from motorpool.feeder import Buffer, Feeder
 from motorpool.jobs import Job, Record, lost_error, start_error
+from motorpool.looking import look
 from motorpool.messages import (
     CALL_ARGUMENTS,
     BreakPool,
@@ -64,6 +65,7 @@ from motorpool.messages import (
 )
 from motorpool.results import AsyncResult, Stream, terminated, unwanted
 from motorpool.scheduler import Cost, Scheduler
+from motorpool.stacks import Stacks
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5
@@ -144,7 +146,7 @@ class Driver:
             except MotorpoolError:
                 self._scheduler.give_back(worker)
                 return False
-            self._call = DirectCall(result, function, items, worker, number)
+            self._call = DirectCall(result, function, items, worker, number, time.monotonic())
         return True
 
     def _enter_call(self) -> None:
@@ -154,7 +156,7 @@ class Driver:
             return
         job = self._add(call.result, call.function, call.items)
         event = JobSubmitted(job, 1, None, self._cost_of(call.function.func))
-        self._scheduler.enter(event, call.worker, call.number, time.monotonic())
+        self._scheduler.enter(event, call.worker, call.number, call.began)
 
     def _finish_call(self, call: DirectCall, values: list[Any]) -> None:
         self._call = None
@@ -510,6 +512,13 @@ class Driver:
         FinishJob: _finish_job,
         BreakPool: _break_pool,
     }
+
+    # Looking on.
+
+    def stacks(self) -> Stacks:
+        """Return what each worker is running, and its stack."""
+        self._check_mine()
+        return look(self._lock, self.engine, self._scheduler, self._jobs)
 
     # What iterators and results ask.
 

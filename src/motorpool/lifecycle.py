@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from motorpool.driver import Driver
+from motorpool.stacks import Stacks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -39,6 +40,25 @@ class Lifecycle(multiprocessing.pool.Pool):
     def _pool(self) -> list[Any]:
         """The workers; programs written for the stdlib read its length."""
         return list(self._driver.engine.workers)
+
+    def stacks(self) -> Stacks:
+        """Return what each worker is running, and the Python stack of it, right now.
+
+        The tasks need not cooperate: they may compute in C or sit in a system
+        call. A worker that cannot answer, because it is stopped for instance,
+        costs half a second. Only processes and threads can be looked into; of
+        other engines' workers, nothing is told.
+
+        Examples
+        --------
+        >>> import time
+        >>> from motorpool import Pool
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(time.sleep, (0.5,))
+        ...     print(pool.stacks())  # doctest: +SKIP
+        PoolWorker-1 (pid 4711) has been running item 0, ((0.5,), {}), of sleep for 0.0 s:
+        """
+        return self._driver.stacks()
 
     def close(self) -> None:
         """Take no more work; the workers leave when what was submitted is done."""

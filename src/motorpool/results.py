@@ -12,7 +12,12 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from motorpool.errors import PoolTerminatedError, TimeoutError  # noqa: A004 - the stdlib's name
+from motorpool.errors import (
+    MotorpoolError,
+    PoolTerminatedError,
+    TimeoutError,  # noqa: A004 - the stdlib's name
+)
+from motorpool.unseen import Unseen
 
 if TYPE_CHECKING:
     from types import GenericAlias
@@ -62,6 +67,9 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
     if TYPE_CHECKING:
         __class_getitem__: Callable[[Any], GenericAlias]
 
+    # An error that nobody has asked for yet.
+    _unseen: Unseen | None = None
+
     def __init__(
         self,
         driver: Waiting,
@@ -96,6 +104,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         if not self._is_ready:
             msg = f"{self!r} not ready"
             raise ValueError(msg)
+        self._see()
         return self._error is None
 
     def wait(self, timeout: float | None = None) -> None:
@@ -132,12 +141,17 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
             raise TimeoutError(msg)
         self.is_abandoned = False
         if self._error is not None:
+            self._see()
             try:
                 raise self._error
             finally:
                 del self  # breaks the cycle of error, traceback, frame and result
         value: R = self._value
         return value
+
+    def _see(self) -> None:
+        if self._unseen is not None:
+            self._unseen.is_asked_for()
 
     def _seems_done(self) -> bool:
         return self._is_complete
@@ -176,6 +190,8 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         callback = self._callback if self._error is None else self._error_callback
         self._callback = self._error_callback = None
         if callback is None:
+            if self._error is not None:
+                self._unseen = Unseen(self._error)
             self._be_ready()
         else:
             value = self._value if self._error is None else self._error
@@ -189,6 +205,8 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
     def fail_all(self, error: BaseException) -> None:
         """End with `error`, whatever is there already."""
         self._error = error
+        if isinstance(error, MotorpoolError) and not isinstance(error, PoolTerminatedError):
+            self._unseen = Unseen(error)
         self._is_complete = True
         self._callback = self._error_callback = None
         self._be_ready()

@@ -50,6 +50,15 @@ class StartFailed(NamedTuple):
     error: BaseException
 
 
+class WorkerNow(NamedTuple):
+    """What a worker is at: the chunk, or `IDLE`, and the item, or `LOADING`."""
+
+    pid: int
+    name: str
+    number: int
+    item: int
+
+
 class Engine(Protocol):
     """Where workers live."""
 
@@ -96,6 +105,16 @@ class Engine(Protocol):
 
     def recall(self, worker: int) -> None:
         """Ask a worker for what it has not begun; it may be in the midst of a task."""
+
+    def describe(self, worker: int) -> WorkerNow | None:
+        """Return what a worker is at; None if it has ended."""
+
+    def ask_stacks(self, workers: Sequence[int]) -> Callable[[], list[tuple[str, ...]]]:
+        """Ask workers for their stacks; return a function that waits for them, not for long.
+
+        It gives the stacks of each, one a thread, that of the tasks first. Where
+        there is none, the first text is the reason, in parentheses.
+        """
 
     def wait(self, timeout: float | None) -> list[Any]:
         """Wait for signs of life, and return them for `collect`."""

@@ -18,7 +18,7 @@ import select
 import socket
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import process
 from multiprocessing.context import BaseContext
 from typing import Any
@@ -27,7 +27,8 @@ from motorpool.bell import Bell
 from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
-from motorpool.engines.base import Abilities, Function, StartFailed
+from motorpool.engines.base import Abilities, Function, StartFailed, WorkerNow
+from motorpool.engines.stacks import Target, ask_stacks
 from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
@@ -96,6 +97,10 @@ class _Worker:
         self.functions: set[int] = set()
         self.job = -1  # of the last chunk sent
         self.known = Known()
+
+    def stack_target(self) -> Target:
+        """Return how to ask for its stacks."""
+        return Target(self.popen.pid, self.page.stack_fd, self.popen.recall)
 
 
 class ProcessEngine:
@@ -348,6 +353,20 @@ class ProcessEngine:
         """Ask a worker for what it has not begun; it may be in the midst of a task."""
         if worker in self._workers:
             self._workers[worker].popen.recall(RECALL_SIGNAL)
+
+    # Looking on.
+
+    def describe(self, worker: int) -> WorkerNow | None:
+        """Return what a worker is at; None if it has ended."""
+        target = self._workers.get(worker)
+        if target is None:
+            return None
+        return WorkerNow(target.popen.pid, target.process.name, *target.page.now())
+
+    def ask_stacks(self, workers: Sequence[int]) -> Callable[[], list[tuple[str, ...]]]:
+        """Ask workers for their stacks; return a function that waits for them, not for long."""
+        found = [self._workers.get(worker) for worker in workers]
+        return ask_stacks([worker.stack_target() if worker else None for worker in found])
 
     # Receiving.
 

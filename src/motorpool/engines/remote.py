@@ -18,7 +18,7 @@ When a task has ended it calls `finished` or `failed`, from any thread.
 
 import select
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from itertools import count
 from math import inf
@@ -276,6 +276,13 @@ class RemoteEngine(ABC):
             if self._cancel(task):
                 del task.slot.tasks[task.chunk.number]
                 self._post(None, _not_run(task))
+
+    def describe(self, worker: int) -> None:
+        """Return None: what runs a task, and where, is not known here."""
+
+    def ask_stacks(self, workers: Sequence[int]) -> Callable[[], list[tuple[str, ...]]]:
+        """Return a function that gives no stacks."""
+        return lambda: [("  (no stack: the worker is not ours)\n",) for _ in workers]
 
     # Sending.
 

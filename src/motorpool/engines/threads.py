@@ -5,20 +5,25 @@ program ends, and there is no `WorkerLost`.
 """
 
 import math
+import os
 import select
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
+from types import FrameType
 from typing import Any
 
 from motorpool.bell import Bell
 from motorpool.cpus import cpu_count
 from motorpool.describe import function_name, short_repr
-from motorpool.engines.base import Abilities, Function, StartFailed
+from motorpool.engines.base import Abilities, Function, StartFailed, WorkerNow
 from motorpool.failures import note
 from motorpool.messages import (
+    IDLE,
+    LOADING,
     Chunk,
     ChunkDone,
     Event,
@@ -26,6 +31,7 @@ from motorpool.messages import (
     WorkerReady,
 )
 from motorpool.scheduler.chunking import MESSAGE_SECONDS
+from motorpool.stacks import Frame, format_frames, task_frames
 from motorpool.worker.run import (
     NoJournal,
     Pace,
@@ -144,6 +150,26 @@ class ThreadEngine:
                 if begin < end:
                     self._post(ItemsHandedBack(worker, number, begin, end))
 
+    def describe(self, worker: int) -> WorkerNow | None:
+        """Return what a worker is at; None if it has ended."""
+        target = self._workers.get(worker)
+        if target is None:
+            return None
+        with target.lock:
+            running = target.running
+            number, index = (running.number, running.index) if running else (IDLE, LOADING)
+        return WorkerNow(os.getpid(), target.thread.name, number, index)
+
+    def ask_stacks(self, workers: Sequence[int]) -> Callable[[], list[tuple[str, ...]]]:
+        """Return a function that gives the stacks of workers, one each."""
+        frames = sys._current_frames()  # noqa: SLF001 - what there is for this
+        found: list[tuple[str, ...]] = []
+        for number in workers:
+            worker = self._workers.get(number)
+            frame = frames.get(worker.thread.ident or 0) if worker is not None else None
+            found.append((_stack_of(frame),))
+        return lambda: found
+
     def wait(self, timeout: float | None) -> list[Any]:
         """Wait for signs of life, and return them for `collect`."""
         return self._epoll.poll(timeout)
@@ -227,3 +253,13 @@ class ThreadEngine:
                 errors or None,
             )
         )
+
+
+def _stack_of(frame: FrameType | None) -> str:
+    """Return the stack of a thread's task as text, the most recent call last."""
+    calls = []
+    while frame is not None:
+        code = frame.f_code
+        calls.append(Frame(code.co_filename, frame.f_lineno or 0, code.co_name))
+        frame = frame.f_back
+    return format_frames(task_frames(calls[::-1]) or [])

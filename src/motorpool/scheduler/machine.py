@@ -145,6 +145,12 @@ class Scheduler:
         """Whether a worker waits for something to do."""
         return bool(self._idle)
 
+    def running(self, worker: int, number: int) -> tuple[int, float] | None:
+        """Return the job of a chunk that a worker runs, and about when the task began."""
+        entry = self.workers.get(worker)
+        chunk = self._find(entry, number) if entry is not None else None
+        return (chunk[1], entry.since) if entry is not None and chunk is not None else None
+
     def room(self, job: int) -> int:
         """Return how many items of an open job may have been read in all."""
         entry = self.jobs.get(job)
@@ -168,7 +174,7 @@ class Scheduler:
         job = self.jobs[event.job] = Job(event, self.size)
         job.next = 1
         holder = self.workers[worker]
-        holder.news = now
+        holder.news = holder.since = now
         holder.recalled = False
         holder.chunks.append([number, job.id, 0, 1, False])
 
@@ -279,7 +285,7 @@ class Scheduler:
         worker.tasks_left -= 1 if job.chunksize else stop - start
         self._number = number = self._number + 1
         if not worker.chunks:
-            worker.news = self._now
+            worker.news = worker.since = self._now
             worker.recalled = False
         worker.chunks.append([number, job.id, start, stop, bool(job.chunksize)])
         budget = -self._timing.budget if job.chunksize else self._timing.budget
@@ -308,7 +314,7 @@ class Scheduler:
         start = event.start
         worker.chunks.remove(chunk)
         if event.stop > start:
-            worker.news = self._now
+            worker.news = worker.since = self._now
             worker.recalled = False
         job = self.jobs.get(job_id)
         self._return_tasks(worker, chunk, event.stop, stop)
@@ -335,6 +341,7 @@ class Scheduler:
             self._commands.append(Deliver(job.id, event.start, event.values, event.errors))
             job.left -= done
         chunk[2] = event.stop
+        worker.since = self._now
 
     def _on_handed_back(self, event: ItemsHandedBack) -> None:
         worker = self.workers[event.worker]

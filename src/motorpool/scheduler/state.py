@@ -95,6 +95,7 @@ class Worker:
         "is_ready",
         "news",
         "recalled",
+        "since",
         "tasks_left",
     )
 
@@ -106,6 +107,7 @@ class Worker:
         self.is_killed = False  # by us
         self.tasks_left: float = tasks if tasks is not None else float("inf")
         self.news = 0.0
+        self.since = 0.0  # when what it runs began, or a little earlier
         self.recalled = False
 
     def has_unbegun(self) -> bool:

@@ -32,6 +32,7 @@ from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
 from motorpool.worker.page import Page
 from motorpool.worker.run import Pace, Running, caller, run_call, run_chunk
+from motorpool.worker.stack import listen
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
@@ -338,4 +339,6 @@ def work(fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any 
     """
     become_worker()
     die_with_parent(lifeline)
-    Worker(fd, Page(page), lifeline, tracker, initializer).serve()
+    shared = Page(page)
+    shared.listening(listen())
+    Worker(fd, shared, lifeline, tracker, initializer).serve()

@@ -15,7 +15,7 @@ from typing import Any
 from motorpool.messages import IDLE, LOADING
 
 SIZE = 64 * 1024
-_WORDS = 4  # chunk, index, upto, end of the journal
+_WORDS = 5  # chunk, index, upto, end of the journal, descriptor that stacks are written to
 _BEGIN = 8 * _WORDS
 _ENTRY = struct.Struct("<qq")
 # A result this large is sent at once rather than noted and then sent.
@@ -38,6 +38,10 @@ class Page:
         self._map.close()
 
     # The worker's side.
+
+    def listening(self, fd: int) -> None:
+        """Note the descriptor to which stacks are written on request."""
+        self._words[4] = fd
 
     def clear(self) -> None:
         """Nothing is being run."""
@@ -92,11 +96,20 @@ class Page:
         self._map[begin:end] = _ENTRY.pack(index, len(pickled)) + pickled
         self._words[3] = end
 
-    # The parent's side, after the worker's death.
+    # The parent's side.
+
+    @property
+    def stack_fd(self) -> int:
+        """The worker's descriptor to which stacks are written on request; 0 if it has none yet."""
+        return self._words[4]
+
+    def now(self) -> tuple[int, int]:
+        """Return the chunk that is being run, or `IDLE`, and the item, or `LOADING`."""
+        return self._words[0], self._words[1]
 
     def read(self, loads: Callable[[bytes], Any]) -> tuple[int, int, int, dict[int, Any]]:
-        """Return number, index and upto of the last chunk, and the results noted."""
-        number, index, upto, end = self._words.tolist()
+        """Return number, index and upto of a dead worker's chunk, and the results noted."""
+        number, index, upto, end, _ = self._words.tolist()
         finished: dict[int, Any] = {}
         at = _BEGIN
         while at < min(end, SIZE) and number != IDLE:

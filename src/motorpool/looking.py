@@ -1,0 +1,64 @@
+"""Look at the workers of a pool: which task each is running, and where it is in it."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from motorpool.describe import function_name, short_repr
+from motorpool.engines.base import Engine
+from motorpool.jobs import Job
+from motorpool.messages import LOADING
+from motorpool.scheduler import Scheduler
+from motorpool.stacks import Stacks, WorkerStack
+
+# How often to look, while workers change what they run in the meantime.
+LOOKS = 3
+
+
+def look(lock: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]) -> Stacks:
+    """Return what each worker is running, and its stack; the driver's `lock` is not held."""
+    for _ in range(LOOKS - 1):
+        stacks, is_steady = _look_once(lock, engine, scheduler, jobs)
+        if is_steady:
+            return stacks
+    return _look_once(lock, engine, scheduler, jobs)[0]
+
+
+def _look_once(
+    lock: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]
+) -> tuple[Stacks, bool]:
+    """Return the stacks; tell also whether all went on with the same tasks meanwhile."""
+    with lock:
+        workers = list(scheduler.workers)
+        tasks = [task_of(worker, engine, scheduler, jobs) for worker in workers]
+        receive = engine.ask_stacks(workers)
+    # A worker that does not answer holds up nobody but the caller.
+    found = receive()
+    with lock:
+        after = [task_of(worker, engine, scheduler, jobs) for worker in workers]
+    stacks = Stacks(
+        task._replace(stack=texts[0], threads=tuple(texts[1:]))
+        for task, texts in zip(tasks, found, strict=True)
+        if task.pid
+    )
+    return stacks, [task[:5] for task in tasks] == [task[:5] for task in after]
+
+
+def task_of(
+    worker: int, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]
+) -> WorkerStack:
+    """Return what a worker is running, without its stack; without a pid if it has ended."""
+    now = engine.describe(worker)
+    if now is None:
+        return WorkerStack(0, "", None, None, None, None, "")
+    task = WorkerStack(now.pid, now.name, None, None, None, None, "")
+    running = scheduler.running(worker, now.number)
+    job = jobs.get(running[0]) if running is not None else None
+    if running is None or job is None or now.item == LOADING:
+        return task
+    return task._replace(
+        function=function_name(job.function.func),
+        index=now.item,
+        item=short_repr(job.items[now.item : now.item + 1][0]),
+        seconds=time.monotonic() - running[1],
+    )
