@@ -279,6 +279,7 @@ class RemoteEngine(ABC):
 
     def describe(self, worker: int) -> None:
         """Return None: what runs a task, and where, is not known here."""
+        del worker
 
     def ask_stacks(self, workers: Sequence[int]) -> Callable[[], list[tuple[str, ...]]]:
         """Return a function that gives no stacks."""
