@@ -1,6 +1,9 @@
 """Pools on executors of the user's: what crosses, what breaks, and who shuts down."""
 
 import concurrent.futures
+import functools
+import importlib
+import linecache
 import multiprocessing
 import os
 from multiprocessing import resource_tracker
@@ -118,3 +121,143 @@ def test_missing_package_is_named(monkeypatch):
         motorpool.Pool(engine="ray")
 
     assert isinstance(caught.value, motorpool.EngineNotInstalledError)
+
+
+def import_elsewhere(monkeypatch, folder, **sources):
+    """Make modules that this process can import, and processes started before cannot."""
+    for name, source in sources.items():
+        (folder / f"{name}.py").write_text(source)
+    monkeypatch.syspath_prepend(folder)
+    return [importlib.import_module(name) for name in sources]
+
+
+@pytest.mark.parametrize("kind", ["fork", "spawn"])
+def test_modules_beside_the_script_are_sent(leak_guard, kind, tmp_path, monkeypatch):
+    """A worker that cannot import a module gets its source, and that of what it imports."""
+    context = multiprocessing.get_context(kind)
+    with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+        executor.submit(workloads.square, 1).result()
+        near, _ = import_elsewhere(
+            monkeypatch,
+            tmp_path,
+            near_by="import further_off\nclass Box:\n    def __init__(self, x): self.x = x\n"
+            "def box(x): return Box(further_off.double(x))\n",
+            further_off="def double(x): return 2 * x\n",
+        )
+        with motorpool.Pool(engine=executor) as pool:
+            boxes = pool.map(near.box, range(50))
+
+    assert [box.x for box in boxes] == [2 * i for i in range(50)]
+    assert {type(box) for box in boxes} == {near.Box}
+
+
+def test_edited_module_is_sent_anew(leak_guard, tmp_path, monkeypatch):
+    """A process that has an older version of a module's source takes the newer one."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+        executor.submit(workloads.square, 1).result()
+        (module,) = import_elsewhere(monkeypatch, tmp_path, edited="def answer(_): return 1\n")
+        with motorpool.Pool(engine=executor) as pool:
+            assert set(pool.map(module.answer, range(20))) == {1}
+        (tmp_path / "edited.py").write_text("def answer(_): return 'two'\n")
+        linecache.checkcache()
+        importlib.reload(module)
+        with motorpool.Pool(engine=executor) as pool:
+            assert set(pool.map(module.answer, range(20))) == {"two"}
+
+
+class Counting(concurrent.futures.ThreadPoolExecutor):
+    """An executor that adds up the bytes it is given."""
+
+    taken = 0
+
+    def submit(self, function, /, *args):
+        """Count, then submit."""
+        self.taken += sum(len(arg) for arg in args if isinstance(arg, bytes))
+        return super().submit(function, *args)
+
+
+def test_large_constant_does_not_go_with_every_chunk(leak_guard):
+    """A function's large constant is sent about once per process."""
+    constant = bytes(1 << 20)
+    with Counting(2) as executor, motorpool.Pool(engine=executor) as pool:
+        lengths = pool.map(functools.partial(workloads.add_length, constant), range(200), 1)
+
+    assert lengths == [i + (1 << 20) for i in range(200)]
+    assert executor.taken < 4 << 20
+
+
+@pytest.mark.quick
+def test_script_runs_on_an_executor(start_script):
+    """What a script defines crosses to processes that never saw it, and comes back as its own."""
+    script = start_script(SCRIPT, "executor")
+
+    assert script.finish().stdout.splitlines() == ["done"], script.finish().stderr
+
+
+SCRIPT = """
+import concurrent.futures
+
+class Person:
+    class Pet:
+        pass
+    def __init__(self, age):
+        self.age = age
+
+class Sick(Exception):
+    pass
+
+STEP = 1
+times = 0
+
+def grow(person):
+    person.age += STEP
+    return person
+
+def count(_):
+    global times
+    times += 1
+    return times
+
+def start():
+    global times
+    times = 100
+
+def fail(person):
+    raise Sick(person.age)
+
+def mixed(thing):
+    return type(thing).__name__, thing
+
+def main():
+    global STEP, grow
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as executor:
+        with motorpool.Pool(engine=executor) as pool:
+            grown = pool.map(grow, [Person(age) for age in range(1000)])
+            assert [person.age for person in grown] == list(range(1, 1001))
+            assert {type(person) for person in grown} == {Person}
+            STEP = 5
+            assert pool.apply(grow, (Person(1),)).age == 6
+            def grow(person):
+                return "new"
+            assert pool.map(grow, [1]) == ["new"]
+            things = [1, "a", Person(2), Person.Pet(), Sick(3)] * 10
+            for (name, back), thing in zip(pool.map(mixed, things, 5), things):
+                assert name == type(thing).__name__ and type(back) is type(thing)
+            try:
+                pool.map(fail, [Person(7)])
+            except Sick as error:
+                assert error.args == (7,)
+            class Local:
+                pass
+            assert type(pool.apply(lambda: Local())) is Local
+            assert pool.apply(lambda: lambda: STEP)() == 5
+        with motorpool.Pool(engine=executor, initializer=start) as pool:
+            counted = pool.map(count, range(100), 1)
+            assert min(counted) == 101 and len(set(counted)) >= 50
+    print("done")
+
+if __name__ == "__main__":
+    main()
+"""

@@ -36,6 +36,11 @@ def add(left, right=0, *, extra=0):
     return left + right + extra
 
 
+def add_length(data, number):
+    """Return `number` and the length of `data` added up."""
+    return len(data) + number
+
+
 def same(item):
     """Return `item`."""
     return item

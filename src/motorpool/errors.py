@@ -178,11 +178,12 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
             else ""
         )
         who = f"Worker {self.pid}" if self.pid else "A remote worker"
+        how = " with a new worker" if self.pid else ""
         if self.__cause__ is not None:
             ended += f" ({type(self.__cause__).__name__}: {self.__cause__})"
         return (
             f"{who} {ended} while {self.doing} item {self.index}, {self.item}, "
-            f"for {self.function}.{hint} The pool goes on with a new worker."
+            f"for {self.function}.{hint} The pool goes on{how}."
         )
 
 

@@ -10,8 +10,12 @@ from typing import Any
 
 from motorpool.cpus import cpu_count
 from motorpool.engines.base import Abilities, Initializer
+from motorpool.engines.programs import Program
 from motorpool.engines.remote import RemoteEngine, Task
 from motorpool.worker.remote import run_remote_chunk
+
+# A program beyond this size does not go with every chunk.
+LARGE = 1 << 16
 
 _OPTIONS = ("max_workers", "message_seconds")
 
@@ -47,9 +51,25 @@ class ExecutorEngine(RemoteEngine):
         return cpu_count()
 
     def _submit(self, task: Task) -> None:
-        future = self._executor.submit(run_remote_chunk, *self.arguments(task))
+        program, setup = self._text(task, task.program), self._text(task, self.setup)
+        future = self._executor.submit(
+            run_remote_chunk, self.order(task), program, setup, task.items
+        )
         task.future = future
         future.add_done_callback(lambda done: self._ended(task, done))
+
+    def _text(self, task: Task, program: Program | None) -> bytes | None:
+        """Return a program's text, or None if it is large and was sent to as many as there are.
+
+        Which process runs a task, only the executor knows. One that has not met
+        the program says so, and the task is sent again with the text.
+        """
+        if program is None:
+            return None
+        program.handle = times = (program.handle or 0) + 1
+        if len(program.text) <= LARGE or task.is_whole or times <= self.capacity:
+            return program.text
+        return None
 
     def _ended(self, task: Task, future: Any) -> None:
         try:

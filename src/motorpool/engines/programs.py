@@ -14,6 +14,7 @@ from typing import Any
 
 from motorpool.definitions import Closure, Name, closure, remember
 from motorpool.engines.base import Function
+from motorpool.engines.sources import sources_of
 from motorpool.explain import not_picklable
 from motorpool.reducers import MAIN_MODULES
 from motorpool.serialization import dumps, is_main_function
@@ -61,12 +62,21 @@ class Program:
         The function, how it is called, and its pickle.
     roots
         The names that the pickle refers to.
+    tops
+        Top-level modules that have to be sent too.
     """
 
-    def __init__(self, func: Any, style: int, payload: bytes, roots: Iterable[Name]) -> None:
+    def __init__(
+        self,
+        func: Any,
+        style: int,
+        payload: bytes,
+        roots: Iterable[Name],
+        tops: frozenset[str] = frozenset(),
+    ) -> None:
         self.key: Key = (home(), next(_numbers))
         self.roots = frozenset(roots)
-        self.mirrored = tuple(_mirrored())
+        self.tops = tops
         self.needed = closure(self.roots) if self.roots else Closure({}, set())
         self.handle: Any = None  # of the text, where the engine has put it
         self._call = func, style, payload
@@ -74,15 +84,15 @@ class Program:
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
         definitions = _definitions(func, bound, self.versions)
         assigned = tuple(self.needed.assigned)
-        self.text = dumps(Text(self.mirrored, definitions, assigned, style, payload))
+        self.text = dumps(Text(sources_of(tops), definitions, assigned, style, payload))
 
     def is_current(self) -> bool:
         """Tell whether the names are bound as they were, and have not been otherwise in between."""
         return self.needed.is_current() and _versions.are_current(self.versions)
 
-    def extended(self, names: Iterable[Name]) -> "Program":
-        """Return the program with further names, all as of now."""
-        return Program(*self._call, self.roots.union(names))
+    def extended(self, names: Iterable[Name], tops: Iterable[str] = ()) -> "Program":
+        """Return the program with further names and modules, all as of now."""
+        return Program(*self._call, self.roots.union(names), self.tops.union(tops))
 
 
 def pickle_function(func: Any, what: str) -> tuple[bytes, tuple[Name, ...]]:
@@ -91,7 +101,7 @@ def pickle_function(func: Any, what: str) -> tuple[bytes, tuple[Name, ...]]:
         return dumps(func), ((func.__module__, func.__qualname__),)
     try:
         payload = dumps(func)
-        if not any(name.encode() in payload for name in _mirrored()):
+        if not any(name.encode() in payload for name in MAIN_MODULES):
             return payload, ()
         from motorpool.cloud import dump_and_collect
 
@@ -113,16 +123,13 @@ def refers_to_main(payload: bytes) -> bool:
     return b"__main__" in payload or b"__mp_main__" in payload
 
 
-def _mirrored() -> list[str]:
-    cloud = sys.modules.get("motorpool.cloud")
-    return list(cloud.CloudPickler.mirrored) if cloud is not None else list(MAIN_MODULES)
-
-
 class Programs:
     """The programs of one engine."""
 
     def __init__(self) -> None:
         self._programs: dict[int, Program] = {}
+        # Modules that a worker was seen to lack go with all programs made since.
+        self.tops: frozenset[str] = frozenset()
 
     def latest(self, function: Function) -> Program | None:
         """Return the program of `function` as it was made last, None if it has none."""
@@ -140,7 +147,7 @@ class Programs:
         """
         old = self._programs.get(function.number)
         roots = {*function.roots, *names, *(old.roots if old is not None else ())}
-        program = Program(function.func, function.style, function.payload, roots)
+        program = Program(function.func, function.style, function.payload, roots, self.tops)
         self._programs[function.number] = program
         return program
 
@@ -167,15 +174,3 @@ def _definitions(func: Any, bound: dict[Name, Any], versions: dict[Name, int]) -
 def know_by_alias(module: str) -> None:
     """Let results that name the alias of a module find the module itself."""
     sys.modules[alias(home(), module)] = sys.modules[module]
-
-
-def mirror(module: str) -> bool:
-    """Send the names of `module` from now on; return False if that is not possible."""
-    found = sys.modules.get(module)
-    if found is None or (getattr(found, "__file__", None) or ".so").endswith(".so"):
-        return False
-    from motorpool.cloud import CloudPickler
-
-    CloudPickler.mirrored[module] = None
-    know_by_alias(module)
-    return True

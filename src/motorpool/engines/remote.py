@@ -29,6 +29,7 @@ from motorpool.bell import Bell
 from motorpool.engines import programs
 from motorpool.engines.base import Abilities, Function, Initializer, StartFailed
 from motorpool.engines.programs import Program, Programs
+from motorpool.engines.sources import can_be_sent
 from motorpool.errors import EngineBrokenError, ResultNotLoadedError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
@@ -71,7 +72,17 @@ class Slot:
 class Task:
     """A chunk on its way through an executor or cluster."""
 
-    __slots__ = ("budget", "chunk", "function", "future", "items", "needs", "program", "slot")
+    __slots__ = (
+        "budget",
+        "chunk",
+        "function",
+        "future",
+        "is_whole",
+        "items",
+        "needs",
+        "program",
+        "slot",
+    )
 
     def __init__(
         self, slot: Slot, chunk: Chunk, function: Function, program: Program, items: bytes
@@ -83,6 +94,7 @@ class Task:
         self.items = items
         self.budget = 0.0
         self.needs = 0
+        self.is_whole = False  # its program has to go with it
         # The subclass's, for `_cancel`.
         self.future: Any = None
 
@@ -175,15 +187,18 @@ class RemoteEngine(ABC):
 
     def arguments(self, task: Task) -> tuple[Order, Any, Any, bytes]:
         """Return the arguments for `run_remote_chunk`."""
+        return self.order(task), self._handle(task.program), self._handle(self.setup), task.items
+
+    def order(self, task: Task) -> Order:
+        """Return what is to be run."""
         setup = self.setup
-        order = Order(
+        return Order(
             task.program.key,
             setup.key if setup is not None else None,
             task.chunk.start,
             task.chunk.stop,
             task.budget,
         )
-        return order, self._handle(task.program), self._handle(setup), task.items
 
     def _handle(self, program: Program | None) -> Any:
         if program is None:
@@ -400,6 +415,7 @@ class RemoteEngine(ABC):
     def _supply_text(self, task: Task, key: object) -> BaseException | None:
         """Take note that a process does not know a program that went without its text."""
         del key
+        task.is_whole = True
         return self._count_need(task, "the function")
 
     def _supply(
@@ -407,17 +423,19 @@ class RemoteEngine(ABC):
     ) -> BaseException | None:
         """Add to a program what a process does not know; return an error if that is impossible."""
         setup = self.setup
-        is_setup = setup is not None and key == setup.key
-        program = setup if setup is not None and is_setup else task.program
+        program = setup if setup is not None and key == setup.key else task.program
+        top = module.partition(".")[0]
         what = module if name is None else f"{module}.{name}"
-        if (module, name) in program.roots or (name is None and module in program.mirrored):
-            return _lacking(what)
-        if name is None and not programs.mirror(module):
-            return _lacking(what)
         names = [(module, name)] if name is not None else []
+        if program.roots.issuperset(names) and (name is not None or top in program.tops):
+            return _lacking(what)
+        if name is None:
+            if not can_be_sent(top):
+                return _lacking(what)
+            self._programs.tops |= {top}
         try:
-            if is_setup:
-                self.setup = program.extended(names)
+            if program is setup:
+                self.setup = setup.extended(names, self._programs.tops)
             else:
                 task.program = self._programs.make(task.function, names)
         except Exception as error:

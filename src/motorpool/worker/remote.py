@@ -9,6 +9,7 @@ process. An initializer is a program too, and is run once per process and pool.
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from math import inf
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -26,7 +27,8 @@ from motorpool.messages import (
 )
 from motorpool.serialization import describe_failure, dump_results, dumps, loads
 from motorpool.worker.run import NoJournal, Pace, Running, caller, run_chunk
-from motorpool.worker.space import Missing, Space, space_of
+from motorpool.worker.sources import Source, install
+from motorpool.worker.space import HomeSpace, Missing, Space, space_of
 
 # A process forgets programs beyond so many; they come again when they are needed.
 MOST_PROGRAMS = 100
@@ -37,7 +39,7 @@ Key = tuple[str, int]
 class Program(NamedTuple):
     """What a program's pickle holds."""
 
-    mirrored: tuple[str, ...]
+    sources: dict[str, Source]
     definitions: bytes | None
     assigned: tuple[tuple[str, str], ...]
     style: int
@@ -46,6 +48,7 @@ class Program(NamedTuple):
 
 class _Loaded(NamedTuple):
     space: Space
+    sent: Mapping[str, Source]
     call: Any
     func: Any
     pace: Pace
@@ -65,6 +68,17 @@ _programs: "OrderedDict[Key, _Loaded]" = OrderedDict()
 _setups: dict[Key, Failure | None] = {}
 # Reentrant: an initializer may use a pool on threads of this very process.
 _lock = threading.RLock()
+
+
+def _forget() -> None:
+    """In a forked child: what the parent's threads have loaded and set up is not ours."""
+    global _lock  # noqa: PLW0603 - another thread may have held it
+    _lock = threading.RLock()
+    _programs.clear()
+    _setups.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def run_remote_chunk(
@@ -91,7 +105,7 @@ def run_remote_chunk(
                 _set_up(key, setup)
             key = order.program
             loaded = _load(key, program)
-        arguments = loaded.space.loads(items)
+        arguments = loaded.space.loads(items, loaded.sent)
     except Missing as missing:
         return _reply(NEED, order, dumps((key, missing.module, missing.name)))
     except Unknown as unknown:
@@ -123,11 +137,14 @@ def _load(key: Key, pickled: bytes | None) -> _Loaded:
         raise Unknown(key)
     program: Program = loads(pickled)
     space = space_of(key[0])
-    space.mirrored.update(program.mirrored)
+    if program.sources and not isinstance(space, HomeSpace):
+        install(program.sources)
     if program.definitions is not None:
-        space.define(program.definitions, program.assigned)
-    func = space.loads(program.function)
-    loaded = _programs[key] = _Loaded(space, caller(func, program.style), func, Pace())
+        space.define(program.definitions, program.assigned, program.sources)
+    func = space.loads(program.function, program.sources)
+    loaded = _programs[key] = _Loaded(
+        space, program.sources, caller(func, program.style), func, Pace()
+    )
     while len(_programs) > MOST_PROGRAMS:
         _programs.popitem(last=False)
     return loaded

@@ -13,12 +13,13 @@ import os
 import pickle
 import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
 from motorpool.reducers import MAIN_MODULES
+from motorpool.worker import sources
 
 Name = tuple[str, str]
 
@@ -55,7 +56,6 @@ class Space:
 
     def __init__(self, token: str) -> None:
         self.token = token
-        self.mirrored: set[str] = set(MAIN_MODULES)
         self._versions: dict[Name, int] = {}
 
     def module(self, name: str) -> ModuleType:
@@ -70,11 +70,16 @@ class Space:
         """Return the globals of the parent's module; called by definitions."""
         return vars(self.module(name))
 
-    def loads(self, payload: bytes) -> Any:
-        """Return what the parent pickled; raises Missing if it refers to something unknown."""
-        return _SpaceUnpickler(io.BytesIO(payload), self).load()
+    def loads(self, payload: bytes, sent: Container[str] = ()) -> Any:
+        """Return what the parent pickled; raises Missing if it refers to something unknown.
 
-    def define(self, definitions: bytes, assigned: Iterable[Name]) -> None:
+        The sources of the modules `sent` have come with the program.
+        """
+        return _SpaceUnpickler(io.BytesIO(payload), self, sent).load()
+
+    def define(
+        self, definitions: bytes, assigned: Iterable[Name], sent: Container[str] = ()
+    ) -> None:
         """Set names of the parent's modules, as far as they are not known in that version.
 
         Of a name that tasks assign, any version will do.
@@ -82,7 +87,7 @@ class Space:
         from motorpool.cloud import CloudPickler
 
         assigned = set(assigned)
-        for module_name, name, version, value in self.loads(definitions):
+        for module_name, name, version, value in self.loads(definitions, sent):
             names = self.globals_of(module_name)
             known = self._versions.get((module_name, name))
             # Functions that go home share the globals of the parent's module again.
@@ -113,45 +118,52 @@ class Space:
                 raise Missing(module, name.split(".", maxsplit=1)[0])
         return found
 
-    def import_module(self, name: str) -> ModuleType:
-        """Return a module that the parent named."""
-        if name in self.mirrored:
-            return self.module(name)
-        try:
-            __import__(name)
-        except ModuleNotFoundError as error:
-            raise Missing(error.name or name, None) from error
-        return sys.modules[name]
-
 
 class HomeSpace(Space):
     """The parent itself: the executor runs chunks in threads."""
 
-    def loads(self, payload: bytes) -> Any:
+    def loads(self, payload: bytes, sent: Container[str] = ()) -> Any:
         """Return what was pickled."""
+        del sent
         return pickle.loads(payload)
 
-    def define(self, definitions: bytes, assigned: Iterable[Name]) -> None:
+    def define(
+        self, definitions: bytes, assigned: Iterable[Name], sent: Container[str] = ()
+    ) -> None:
         """Define nothing: it is all here."""
 
 
 class _SpaceUnpickler(pickle.Unpickler):
     """The C unpickler; `find_class` is called once per class and pickle, not per object."""
 
-    def __init__(self, file: io.BytesIO, space: Space) -> None:
+    def __init__(self, file: io.BytesIO, space: Space, sent: Container[str]) -> None:
         super().__init__(file)
         self._space = space
+        self._sent = sent
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a function or class by its name."""
-        if module in self._space.mirrored:
+        if module in MAIN_MODULES:
             return self._space.find(module, name)
         if (module, name) == ("motorpool.mirror", "module_globals"):
             return self._space.globals_of
         if name == "subimport" and module == "cloudpickle.cloudpickle":
-            return self._space.import_module
-        self._space.import_module(module)
+            return self._import
+        self._import(module)
         return super().find_class(module, name)
+
+    def _import(self, name: str) -> ModuleType:
+        if name in MAIN_MODULES:
+            return self._space.module(name)
+        try:
+            __import__(name)
+        except ModuleNotFoundError as error:
+            raise Missing(error.name or name, None) from error
+        module = sys.modules[name]
+        if name not in self._sent and sources.has_brought(module):
+            # With another program, and perhaps in an older version.
+            raise Missing(name, None)
+        return module
 
 
 _spaces: dict[str, Space] = {}
@@ -159,8 +171,9 @@ _spaces: dict[str, Space] = {}
 
 def space_of(token: str) -> Space:
     """Return the space of the parent with that token."""
+    if token == home():
+        return HomeSpace(token)
     space = _spaces.get(token)
     if space is None:
-        kind = HomeSpace if token == home() else Space
-        space = _spaces[token] = kind(token)
+        space = _spaces[token] = Space(token)
     return space
