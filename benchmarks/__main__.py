@@ -10,13 +10,11 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.catalog import chosen
 from benchmarks.contenders import CONTENDERS
+from benchmarks.page import PAGE, write_section
 from benchmarks.report import Report, as_markdown, as_text
 from benchmarks.runner import ROOT, Runner, adopt_orphans
 from benchmarks.scenario import Settings
 from benchmarks.tasks import loops_per_second
-
-DOCS = ROOT / "docs"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
 def _arguments() -> argparse.Namespace:
@@ -78,15 +76,6 @@ def _write(run: dict[str, Any], report: Report, folder: Path) -> None:
         print("no plots: matplotlib is not installed", file=sys.stderr)
 
 
-def _write_docs(run: dict[str, Any], report: Report) -> None:
-    page = DOCS / "performance.md"
-    text = page.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    tables = as_markdown(report, run["machine"])
-    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     """Do what the command line asks for."""
     arguments = _arguments()
@@ -101,8 +90,8 @@ def main() -> None:
     report = Report(run["results"])
     _write(run, report, arguments.out)
     if arguments.docs:
-        _write(run, report, DOCS / "performance")
-        _write_docs(run, report)
+        _write(run, report, PAGE.parent / "performance")
+        write_section("measured", as_markdown(report, run["machine"]))
     print(as_text(report))
     took = run["machine"]["seconds"]
     print(

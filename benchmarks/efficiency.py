@@ -127,7 +127,7 @@ SCENARIOS = [
         _floor_by_length,
         _bounds(1),
         ("map",),
-        peers=(*PEERS, "ray", "dask"),
+        peers=(*PEERS, "ray"),
         is_for_heavy=True,
     ),
     Scenario(

@@ -24,6 +24,7 @@ MICROSECONDS = (Metric("p50", "µs", LOWER), Metric("p99", "µs", LOWER))
 WITH_THREAD = (Metric("p50", "µs", LOWER), Metric("p50_pauses", "µs", LOWER))
 PAUSE = 0.001
 WARM_UP = 100
+MOST_SECONDS = 4.0  # after which a slow contender may stop
 
 
 def _calls(settings: Settings) -> int:
@@ -36,11 +37,14 @@ def _in_microseconds(times: list[float]) -> Metrics:
 
 def _time(call: Callable[[int], int], count: int) -> list[float]:
     times = []
+    limit = perf_counter() + MOST_SECONDS
     for number in range(-WARM_UP, count):
         begun = perf_counter()
         value = call(number)
         times.append(perf_counter() - begun)
         check(value == number + 1, f"{value} for {number}")
+        if begun > limit and len(times) > 2 * WARM_UP:
+            break
     return times[WARM_UP:]
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from benchmarks import floors
 from benchmarks.contenders import Contender
 from benchmarks.scenario import (
-    HEAVY_PEERS,
     HIGHER,
     LOWER,
     PEERS,
@@ -209,7 +208,7 @@ SCENARIOS = [
         _pickle_each,
         (at_least("rate", 3, "best peer"),),
         ("submit",),
-        peers=("stdlib", "stdlib-forkserver", *PEERS[1:], *HEAVY_PEERS),
+        peers=("stdlib", "stdlib-forkserver", *PEERS[1:], "ray"),
         is_for_heavy=True,
     ),
     Scenario(
@@ -220,8 +219,6 @@ SCENARIOS = [
         _pickle_stream,
         (at_least("rate", 1, "best peer"),),
         ("imap",),
-        peers=(*PEERS, "ray"),
-        is_for_heavy=True,
     ),
     Scenario(
         "throughput.imap_generator",
