@@ -1,4 +1,8 @@
-"""No slower than what it replaces: ratios, both sides taken in turns in one run."""
+"""No slower than what it replaces: ratios, both sides taken in turns in one run.
+
+And no more work than it takes: the calls of functions are counted, which no
+busy machine changes. `benchmarks/` measures the times.
+"""
 
 import multiprocessing
 import statistics
@@ -59,3 +63,60 @@ def test_map_of_many_small_items_is_no_slower(both):
         ratios.append(taken["motorpool"] / taken["stdlib"])
 
     assert statistics.median(ratios) <= 1.5, sorted(ratios)
+
+
+def calls_of(action):
+    """Return the least number of functions that this thread calls in `action()`."""
+    return min(workloads.CallCounter().of(action) for _ in range(REPETITIONS))
+
+
+@pytest.fixture
+def lone(leak_guard):
+    """Give a pool of one worker, warm."""
+    with build_pool("fork", 1) as pool:
+        for _ in range(20):
+            pool.apply(abs, (-1,))
+        yield pool
+
+
+def calls_of_worker(pool, action):
+    """Return how many functions the pool's one worker calls during `action()`."""
+    pool.apply(workloads.begin_counting)
+    action()
+    return pool.apply(workloads.end_counting)
+
+
+@pytest.mark.quick
+def test_apply_calls_few_functions(lone):
+    """A blocking call stays as short as it is: 69 functions in the caller, 27 in the worker."""
+    caller = calls_of(lambda: lone.apply(abs, (-1,)))
+    many = calls_of_worker(lone, lambda: [lone.apply(abs, (-1,)) for _ in range(CALLS)])
+
+    assert caller <= 80
+    assert many / CALLS <= 32
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("length", [10, 100])
+def test_chunk_costs_the_parent_few_calls(lone, length):
+    """A chunk costs the parent 98 calls, however many items it has."""
+
+    def calls(chunks):
+        items = range(chunks * length)
+        return calls_of(lambda: lone.map(abs, items, chunksize=length))
+
+    calls(10)
+
+    assert (calls(250) - calls(50)) / 200 <= 112
+
+
+@pytest.mark.quick
+def test_chunk_costs_the_worker_few_calls(lone):
+    """A chunk costs the worker 50 calls if its items are short, else 20 an item."""
+    lone.map(abs, range(10_000), chunksize=1000)
+
+    short = calls_of_worker(lone, lambda: lone.map(abs, range(100_000), chunksize=1000))
+    unknown = calls_of_worker(lone, lambda: lone.map(workloads.same, range(900), chunksize=10))
+
+    assert short / 100 <= 58
+    assert unknown / 900 <= 23
