@@ -18,7 +18,7 @@ from benchmarks.scenario import (
 SPEED = (Metric("speed", "GB/s", HIGHER), Metric("writable", "", HIGHER))
 BYTES = 16 << 20
 COUNT = 8
-PEERS = ("stdlib", "futures", "loky", "joblib", "mpire", "pebble", "billiard", "ray", "dask")
+PEERS = ("stdlib", "futures", "joblib", "mpire", "pebble", "billiard", "ray", "dask")
 
 _MADE: list[Any] = []
 

@@ -26,6 +26,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import motorpool
+from benchmarks import wakeups
 from benchmarks.tasks import increment
 
 HOME = str(Path(motorpool.__file__).parent)
@@ -328,6 +329,10 @@ def as_markdown() -> str:
         *_table(chunks, in_turns=False),
         "",
         f"System calls of each: {_calls(chunks['two cores'])}.",
+        "",
+        "The same round trip with nothing but 100 bytes each way, by mechanism:",
+        "",
+        wakeups.as_markdown(),
     ]
     return "\n".join(lines) + "\n"
 

@@ -72,7 +72,7 @@ SCENARIOS = [
         _copy,
         _BOUNDS,
         ("map",),
-        peers=("stdlib", "futures", "loky", "joblib", "mpire", "billiard", "ray"),
+        peers=("stdlib", "futures", "joblib", "mpire", "billiard", "ray"),
         is_for_heavy=True,
         seconds=40.0,
     ),

@@ -89,7 +89,7 @@ _BOUNDS = (
     at_most("p50", 1 / 2, "best peer"),
     at_most("p99", 10, "itself", "p50"),
 )
-_WIDE = ("stdlib", "stdlib-forkserver", *PEERS[1:])
+_WIDE = ("stdlib", "stdlib-forkserver", "loky", *PEERS[1:])
 
 SCENARIOS = [
     Scenario(

@@ -119,7 +119,7 @@ SCENARIOS = [
         _list_of_ints,
         (at_most("peak", 1.3, "stdlib"),),
         ("map",),
-        peers=("stdlib", "mpire"),
+        peers=("stdlib", "billiard"),
         repetitions=1,
     ),
     Scenario(

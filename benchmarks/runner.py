@@ -22,6 +22,8 @@ QUICK_SECONDS = 15.0
 # What a process may take to end after it has given its answer.
 ENDING_SECONDS = 3.0
 FLOOR = "floor"
+# Who takes longer takes part in the first round only.
+SLOW_SECONDS = 3.0
 # Others that use more than this share of a CPU disturb a measurement.
 DISTURBED = 0.15
 # A quick run is without those of which a relative takes part.
@@ -100,7 +102,7 @@ class Runner:
             if CONTENDERS[name].version() is None:
                 outcome["status"] = "missing"
                 return
-            if CONTENDERS[name].is_heavy and not is_first:
+            if outcome.get("is_slow") or (CONTENDERS[name].is_heavy and not is_first):
                 return
         # Ray's and Dask's own daemons look like other programs.
         tries = 1 if name != FLOOR and CONTENDERS[name].is_heavy else 3
@@ -114,6 +116,7 @@ class Runner:
         if answer["status"] != "measured":
             outcome.update(answer)
             return
+        outcome["is_slow"] = taken > SLOW_SECONDS and name not in (scenario.ours, FLOOR)
         outcome["samples"].append(answer["metrics"])
         outcome.setdefault("others", []).append(round(others, 3))
 

@@ -10,7 +10,7 @@ Metrics = dict[str, float]
 LOWER = "lower"
 HIGHER = "higher"
 
-PEERS = ("stdlib", "futures", "loky", "joblib", "mpire", "pebble", "billiard")
+PEERS = ("stdlib", "futures", "joblib", "mpire", "pebble", "billiard")
 HEAVY_PEERS = ("ray", "dask")
 
 

@@ -25,7 +25,7 @@ AT_POSITIONS = tuple(Metric(name, "of ideal", HIGHER) for name in POSITIONS)
 
 def fifty_times(settings: Settings, *, long_first: bool) -> list[float]:
     """Return the lengths of 400 tasks of which 5 % are 50 times longer."""
-    short = settings.pick(1000, 300) * 1e-6
+    short = settings.pick(700, 300) * 1e-6
     lengths = [short] * 380 + [50 * short] * 20
     return lengths[::-1] if long_first else lengths
 

@@ -54,7 +54,7 @@ def _map_most(contender: Contender, settings: Settings) -> Metrics:
 
 
 def _map_single(contender: Contender, settings: Settings) -> Metrics:
-    return _map(contender, settings.pick(20_000, 4_000), 2, 1)
+    return _map(contender, settings.pick(20_000, 4_000), 1, 1)
 
 
 def _burst(contender: Contender, settings: Settings) -> Metrics:
@@ -188,7 +188,7 @@ SCENARIOS = [
         _pickle_most,
         (at_least("rate", 1, "stdlib"), at_least("rate", 0.7, "floor")),
         ("map",),
-        peers=("stdlib", "billiard", "mpire"),
+        peers=("stdlib", "billiard"),
         repetitions=2,
     ),
     Scenario(
@@ -208,7 +208,7 @@ SCENARIOS = [
         _pickle_each,
         (at_least("rate", 3, "best peer"),),
         ("submit",),
-        peers=("stdlib", "stdlib-forkserver", *PEERS[1:], "ray"),
+        peers=("stdlib", "stdlib-forkserver", "loky", *PEERS[1:], "ray"),
         is_for_heavy=True,
     ),
     Scenario(
