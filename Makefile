@@ -9,7 +9,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
-SOURCES := src tests examples benchmarks
+SOURCES := src tests examples benchmarks docs
 
 # The benchmark: which scenarios or groups, and small sizes if QUICK=1.
 ONLY ?=
@@ -30,7 +30,7 @@ BENCH_TOOLS := $(BENCH_VENV)/.bench-tools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick downstream bench lint format clean
+.PHONY: help demo test quick downstream bench lint format docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,10 @@ format: STEPS := 3
 format: $(TEST_TOOLS) ## Rewrite the source in the style that `lint` asks for
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
+
+docs: STEPS := 2
+docs: $(INSTALLED) ## Write the parts of the docs that are made from the source
+	@$(BIN)/python docs/abilities.py
 
 clean: ## Remove the environments, builds and caches
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,10 +1,12 @@
 """Fixtures: every engine under one name, scripts of their own, and a leak guard.
 
-`engine` runs over the three start methods and threads, `start_method` over the
-start methods alone. `make_pool` and `make_process_pool` open pools of that kind
+`engine` runs over the three start methods and threads, and in modules that say
+`RUNS_ON_EXECUTORS = True` over executors too; `start_method` over the start
+methods alone. `make_pool` and `make_process_pool` open pools of that kind
 and see to it that each is ended. The leak guard watches every test.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import gc
@@ -39,6 +41,7 @@ START_METHODS = tuple(
     if method in multiprocessing.get_all_start_methods()
 )
 ENGINES = (*START_METHODS, "threads")
+EXECUTORS = ("executor",)
 
 hypothesis.settings.register_profile("pools", deadline=None, max_examples=25, database=None)
 hypothesis.settings.load_profile("pools")
@@ -60,7 +63,8 @@ def pytest_collection_modifyitems(items):
     turns = Counter()
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
-        for name, values in (("engine", ENGINES), ("start_method", START_METHODS)):
+        engines = engines_for(item.module)
+        for name, values in (("engine", engines), ("start_method", START_METHODS)):
             if name in parameters and item.get_closest_marker("quick"):
                 variant = (item.function, parameters[name])
                 number = sum(map(ord, item.originalname)) + turns[variant]
@@ -97,10 +101,35 @@ def outcome(result):
         return error
 
 
+class ExecutorPool(motorpool.Pool):
+    """A pool on an executor of its own, which ends with the pool."""
+
+    def __init__(self, processes=2, **options):
+        self._executor = concurrent.futures.ProcessPoolExecutor(
+            processes, multiprocessing.get_context("fork")
+        )
+        super().__init__(processes, engine=self._executor, **options)
+
+    def terminate(self):
+        """Kill the processes too, which the engine may not."""
+        super().terminate()
+        for process in list((getattr(self._executor, "_processes", None) or {}).values()):
+            process.kill()
+
+    def join(self):
+        """Shut the executor down too."""
+        super().join()
+        if self._executor is not None:
+            self._executor.shutdown(cancel_futures=True)
+            self._executor = None
+
+
 def build_pool(engine, processes=2, **options):
     """Return a new pool of the named kind; the caller ends it."""
     if engine == "threads":
         return motorpool.ThreadPool(processes, **options)
+    if engine == "executor":
+        return ExecutorPool(processes, **options)
     context = multiprocessing.get_context(engine)
     return motorpool.Pool(processes, context=context, **options)
 
@@ -188,7 +217,7 @@ def leak_guard(request):
     parameters = getattr(request.node, "callspec", None)
     names = parameters.params if parameters else {}
     for engine in {"fork", names.get("engine"), names.get("start_method")}:
-        if engine in ENGINES:
+        if engine in ENGINES + EXECUTORS:
             _warm_up(engine)
     gc.collect()
     before = Footprint.take()
@@ -199,9 +228,25 @@ def leak_guard(request):
     assert not left, "left behind:\n" + "\n".join(left)
 
 
-@pytest.fixture(params=ENGINES)
+def engines_for(module):
+    """Return the names of the engines that the tests of a module run on."""
+    return ENGINES + EXECUTORS * getattr(module, "RUNS_ON_EXECUTORS", False)
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test on every engine."""
+    marks = metafunc.definition.iter_markers("parametrize")
+    is_given = any("engine" in mark.args[0] for mark in marks)
+    if "engine" in metafunc.fixturenames and not is_given:
+        # How a program ends with an executor in it is the executor's business.
+        is_script = "start_script" in metafunc.fixturenames
+        engines = ENGINES if is_script else engines_for(metafunc.module)
+        metafunc.parametrize("engine", engines, indirect=True)
+
+
+@pytest.fixture
 def engine(request):
-    """Name an engine: a start method, or threads."""
+    """Name an engine: a start method, threads, or an executor."""
     return request.param
 
 

@@ -14,6 +14,8 @@ import motorpool
 import workloads
 from conftest import DEADLINE, eventually
 
+RUNS_ON_EXECUTORS = True
+
 SQUARES = [n * n for n in range(30)]
 MAPS = ("map", "map_async", "imap", "imap_unordered")
 STARS = ("starmap", "starmap_async")

@@ -1,11 +1,14 @@
 """The README's scripts print what it says, and ARCHITECTURE.md names files that exist."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from motorpool.engines.base import Abilities
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "motorpool"
@@ -37,22 +40,25 @@ def heading_above(page, position):
     return re.sub(r"\W+", "-", headings[-1].lower())
 
 
-def scripts():
-    """Return each script of the README with its output."""
-    page = read("README.md")
+PAGES = ("README.md", "docs/engines.md")
+
+
+def scripts(name):
+    """Return each script of a page with its output."""
+    page = read(name)
     return [
         pytest.param(*match.groups(), id=heading_above(page, match.start()))
         for match in SCRIPT.finditer(page)
     ]
 
 
-SCRIPTS = scripts()
+SCRIPTS = [script for name in PAGES for script in scripts(name)]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("script", "output"), SCRIPTS)
-def test_script_of_the_readme_prints_what_stands_under_it(tmp_path, script, output, method):
-    """A script copied from the README prints what the README says, and nothing else."""
+def test_script_of_a_page_prints_what_stands_under_it(tmp_path, script, output, method):
+    """A script copied from the README or the docs prints what it says there, and nothing else."""
     file = tmp_path / "script.py"
     file.write_text(METHODS[method] + script, encoding="utf-8")
 
@@ -70,9 +76,26 @@ def test_script_of_the_readme_prints_what_stands_under_it(tmp_path, script, outp
     assert without_pids(ended.stdout) == without_pids(output)
 
 
-def test_every_script_of_the_readme_has_its_output_under_it():
-    """No Python block of the README goes unchecked."""
-    assert len(SCRIPTS) == read("README.md").count("```python\n") > 0
+@pytest.mark.parametrize("name", PAGES)
+def test_every_script_of_a_page_has_its_output_under_it(name):
+    """No Python block of the README or the docs goes unchecked."""
+    assert len(scripts(name)) == read(name).count("```python\n") > 0
+
+
+def load_abilities():
+    """Return the script that writes the table of abilities, as a module."""
+    spec = importlib.util.spec_from_file_location("abilities", ROOT / "docs" / "abilities.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_table_of_abilities_is_what_the_engines_declare():
+    """The table in the docs is made from the engines' own words, all of them."""
+    script = load_abilities()
+
+    assert tuple(sorted(script.MEANINGS)) == tuple(sorted(Abilities._fields))
+    assert script.renewed(page := read("docs/engines.md")) == page, "run `make docs`"
 
 
 def test_files_that_the_architecture_names_exist():

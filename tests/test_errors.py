@@ -20,6 +20,8 @@ import motorpool.errors
 import workloads
 from conftest import DEADLINE, eventually, outcome, outcomes
 
+RUNS_ON_EXECUTORS = True
+
 CALLS = {
     "apply": lambda pool, func, item: pool.apply(func, (item,)),
     "apply_async": lambda pool, func, item: pool.apply_async(func, (item,)).get(DEADLINE),

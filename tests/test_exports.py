@@ -13,7 +13,8 @@ METHODS = sorted(
     f"{kind}.{name}"
     for kind in ("Pool", "ThreadPool")
     for name, member in inspect.getmembers(getattr(motorpool, kind))
-    if not name.startswith("_") and member.__module__.startswith("motorpool")
+    if not name.startswith("_")
+    and getattr(member, "fget", member).__module__.startswith("motorpool")
 )
 
 

@@ -8,6 +8,8 @@ import pytest
 import workloads
 from conftest import DEADLINE, eventually, outcomes
 
+RUNS_ON_EXECUTORS = True
+
 STREAMS = ("imap", "imap_unordered")
 LOOK_AHEAD = 200
 """More than this ahead of the reader, for two workers, counts as swallowing."""

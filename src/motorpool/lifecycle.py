@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from motorpool.driver import Driver
+from motorpool.engines.base import Abilities
 from motorpool.stacks import Stacks
 
 if TYPE_CHECKING:
@@ -40,6 +41,19 @@ class Lifecycle(multiprocessing.pool.Pool):
     def _pool(self) -> list[Any]:
         """The workers; programs written for the stdlib read its length."""
         return list(self._driver.engine.workers)
+
+    @property
+    def abilities(self) -> Abilities:
+        """What the engine of this pool can do.
+
+        Examples
+        --------
+        >>> from motorpool import Pool
+        >>> with Pool(1) as pool:
+        ...     pool.abilities.kill
+        True
+        """
+        return self._driver.engine.abilities
 
     def stacks(self) -> Stacks:
         """Return what each worker is running, and the Python stack of it, right now.

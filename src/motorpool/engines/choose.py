@@ -23,7 +23,7 @@ from motorpool.errors import EngineNotInstalledError
 ENVIRONMENT = "MOTORPOOL_ENGINE"
 
 # kind: module, class, package that has to be there
-_HOMES = {
+HOMES = {
     "processes": ("processes", "ProcessEngine", None),
     "threads": ("threads", "ThreadEngine", None),
     "executor": ("executor", "ExecutorEngine", None),
@@ -83,7 +83,7 @@ def _named(name: str) -> Choice:
     scheme, separator, _ = name.partition("://")
     if separator and scheme in _SCHEMES:
         return Choice(_SCHEMES[scheme], name)
-    if name in _HOMES and name != "executor":
+    if name in HOMES and name != "executor":
         return Choice(name)
     msg = (
         f"unknown engine {name!r}: pass 'processes', 'threads', 'ray', 'ray://head:10001', 'dask', "
@@ -94,7 +94,7 @@ def _named(name: str) -> Choice:
 
 def engine_class(kind: str) -> Any:
     """Return the class of an engine; raises EngineNotInstalledError if a package is missing."""
-    module, name, package = _HOMES[kind]
+    module, name, package = HOMES[kind]
     if package is not None and importlib.util.find_spec(package) is None:
         msg = (
             f"engine={kind!r} needs the package {package!r}, which is not installed here: "
@@ -137,7 +137,7 @@ def check(kind: str, abilities: Abilities, request: Request) -> None:
 
 
 def _refuse(what: str, kind: str, ability: str) -> None:
-    able = [name for name in _HOMES if _has(name, ability)]
+    able = [name for name in HOMES if _has(name, ability)]
     msg = (
         f"engine={kind!r} cannot do {what}=...; engines that can: {', '.join(able)}. "
         f"Leave it out, or choose another engine."

@@ -77,5 +77,10 @@ class ExecutorEngine(RemoteEngine):
         except (Exception, CancelledError) as error:
             self.failed(task, error)
 
+    def _close(self, patience: float) -> None:
+        """Let go of the executor, which is the user's."""
+        del patience
+        self._executor = None
+
     def _cancel(self, task: Task) -> bool:
         return bool(task.future.cancel())
