@@ -531,3 +531,65 @@ def end_counting():
     sys.setprofile(None)
     calls, _COUNTER.calls = _COUNTER.calls, 0
     return calls
+
+
+# Using memory and threads
+
+LEAKED = []
+
+
+def grow(megabytes):
+    """Use so much memory, bit by bit, and return how much."""
+    return len([b"x" * 10**6 for _ in range(megabytes)])
+
+
+def grow_in_c(megabytes):
+    """Do the same in one call of C code that never lets go of the GIL."""
+    if megabytes >= 100:
+        list(iter(int, 1))  # has no end
+    return len(bytes(megabytes * 10**6)) // 10**6
+
+
+def leak(item, megabytes=30):
+    """Leave memory behind; return the item and the process id."""
+    LEAKED.extend(os.urandom(10**6) for _ in range(megabytes))
+    return item, os.getpid()
+
+
+class Swells:
+    """An item that is small on the way and large when it is loaded."""
+
+    def __init__(self, megabytes):
+        self.megabytes = megabytes
+
+    def __reduce__(self):
+        return grow, (self.megabytes,)
+
+
+def grow_in_group(group, megabytes):
+    """Join a cgroup, and use so much memory."""
+    (Path(group) / "cgroup.procs").write_text(str(os.getpid()))
+    return grow(megabytes)
+
+
+def multiply_matrices(size):
+    """Have a library for numbers do something."""
+    import numpy as np
+
+    return float((np.ones((size, size)) @ np.ones((size, size)))[0, 0])
+
+
+def blas_threads():
+    """Return the number of threads that numpy's OpenBLAS uses, by its own account."""
+    import numpy as np
+
+    np.ones((2, 2)) @ np.ones((2, 2))
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    (file,) = {line.split()[-1] for line in maps if "openblas" in line}
+    library = ctypes.CDLL(file)
+    for prefix in ("scipy_", ""):
+        for suffix in ("64_", ""):
+            with contextlib.suppress(AttributeError):
+                return getattr(library, f"{prefix}openblas_get_num_threads{suffix}")()
+    msg = "no OpenBLAS in numpy"
+    raise AssertionError(msg)

@@ -1,6 +1,12 @@
 """Argument checks: wrong values raise in the caller's thread, before anything starts."""
 
 import operator
+import os
+
+from motorpool.cpus import cpu_count
+from motorpool.engines.base import Limits
+from motorpool.sizes import parse_size
+from motorpool.worker.threads import THREAD_VARIABLES
 
 
 def check_processes(processes: int | None) -> int | None:
@@ -12,6 +18,24 @@ def check_processes(processes: int | None) -> int | None:
         msg = f"Number of processes must be at least 1, not {processes!r}"
         raise ValueError(msg)
     return processes
+
+
+def check_limits(
+    memory_limit: int | str | None, threads_per_worker: int | None, processes: int | None
+) -> Limits:
+    """Return what each worker may use."""
+    memory = 0 if memory_limit is None else parse_size(memory_limit, "memory_limit")
+    if threads_per_worker is not None:
+        threads = operator.index(threads_per_worker)
+        if threads < 1:
+            msg = f"threads_per_worker must be at least 1, not {threads_per_worker!r}"
+            raise ValueError(msg)
+        return Limits(memory, threads)
+    # Together, the workers' threads are as many as the CPUs.
+    if any(name in os.environ for name in THREAD_VARIABLES):
+        return Limits(memory)
+    cpus = cpu_count()
+    return Limits(memory, -max(1, cpus // (processes or cpus)))
 
 
 def check_initializer(initializer: object) -> None:

@@ -10,6 +10,7 @@
     ├── ResultNotPicklableError  (MaybeEncodingError)  a result cannot be sent back
     ├── ResultNotLoadedError     (UnpicklingError)  a result or item arrived and cannot be rebuilt
     ├── WorkerLostError          (BrokenProcessPool)  the worker died at this item
+    │   └── MemoryLimitError     (MemoryError)      it used more than memory_limit
     ├── WorkerStartError         (BrokenProcessPool)  no worker starts, or the initializer failed
     ├── EngineNotInstalledError  (ImportError)      the engine needs a package that is missing
     ├── EngineBrokenError        (BrokenProcessPool)  the engine takes no more work
@@ -29,11 +30,14 @@ from multiprocessing import TimeoutError as _MultiprocessingTimeoutError
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
 from typing import Any
 
+from motorpool.sizes import format_size
+
 __all__ = [
     "EngineBrokenError",
     "EngineNotInstalledError",
     "ForkedPoolError",
     "InternalError",
+    "MemoryLimitError",
     "MotorpoolError",
     "NotPicklableError",
     "PoolClosedError",
@@ -141,7 +145,16 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         The item's position in the submitted iterable.
     item, function
         The item's short repr, and the function's name.
+    memory
+        Bytes that the worker had in memory at the most, shared ones included;
+        None if that is unknown.
+    is_out_of_memory
+        Whether the kernel's counters, or those of the cgroup, say that it
+        killed a process for want of memory at that time; None if unknown.
     """
+
+    memory: int | None = None
+    is_out_of_memory: bool | None = None
 
     def __init__(
         self, pid: int, exitcode: int | None, index: int, item: str, function: str, doing: str
@@ -172,18 +185,52 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
             ended = "ended"
         else:
             ended = f"exited with code {self.exitcode}"
-        hint = (
-            " If nobody sent that signal, look for the kernel's out-of-memory killer (dmesg)."
-            if self.signal_name == "SIGKILL"
-            else ""
-        )
         who = f"Worker {self.pid}" if self.pid else "A remote worker"
         how = " with a new worker" if self.pid else ""
         if self.__cause__ is not None:
             ended += f" ({type(self.__cause__).__name__}: {self.__cause__})"
         return (
             f"{who} {ended} while {self.doing} item {self.index}, {self.item}, "
-            f"for {self.function}.{hint} The pool goes on{how}."
+            f"for {self.function}.{self._hint()} The pool goes on{how}."
+        )
+
+    def _hint(self) -> str:
+        if self.signal_name != "SIGKILL":
+            return ""
+        peak = f" It had up to {format_size(self.memory)} in memory." if self.memory else ""
+        if self.is_out_of_memory:
+            return (
+                f" Likely out of memory: the kernel killed a process for that just now.{peak} "
+                f"Use fewer workers, or set memory_limit."
+            )
+        if self.is_out_of_memory is None:
+            return (
+                f" If nobody sent that signal, look for the kernel's out-of-memory killer "
+                f"(dmesg).{peak}"
+            )
+        return f" It did not run out of memory: somebody sent that signal.{peak}"
+
+
+class MemoryLimitError(WorkerLostError, MemoryError):
+    """A task used more memory than `memory_limit` allows, and was killed with its worker.
+
+    Attributes
+    ----------
+    size, limit
+        In bytes: what the worker alone used when it was killed, and what it
+        might use. The others as in `WorkerLostError`.
+    """
+
+    size = 0
+    limit = 0
+
+    def __str__(self) -> str:
+        """Say which item of what used how much, and what to do."""
+        return (
+            f"Worker {self.pid} used {format_size(self.size)}, more than memory_limit="
+            f"{format_size(self.limit)}, while {self.doing} item {self.index}, {self.item}, for "
+            f"{self.function}, and was killed. Make the item smaller, or raise the limit. The "
+            f"pool goes on with a new worker."
         )
 
 

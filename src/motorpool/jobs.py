@@ -4,7 +4,13 @@ from typing import Any, NamedTuple, Protocol
 
 from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Function
-from motorpool.errors import EngineBrokenError, MotorpoolError, WorkerLostError, WorkerStartError
+from motorpool.errors import (
+    EngineBrokenError,
+    MemoryLimitError,
+    MotorpoolError,
+    WorkerLostError,
+    WorkerStartError,
+)
 from motorpool.messages import LOADING, FailItem, WorkerLost
 
 
@@ -46,8 +52,13 @@ def lost_error(command: FailItem, job: Job) -> WorkerLostError:
     lost: WorkerLost = command.lost  # type: ignore[assignment]
     item = short_repr(job.items[command.item : command.item + 1][0])
     doing = "it unpickled" if lost.at == LOADING else "it ran"
-    error = WorkerLostError(
+    kind = MemoryLimitError if lost.memory.overrun else WorkerLostError
+    error = kind(
         lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
     )
+    error.memory = lost.memory.peak
+    error.is_out_of_memory = lost.memory.killed_by_kernel
+    if isinstance(error, MemoryLimitError):
+        error.size, error.limit = lost.memory.overrun, lost.memory.limit
     error.__cause__ = lost.cause
     return error

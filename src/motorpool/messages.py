@@ -183,6 +183,15 @@ class ChunkRefused(NamedTuple):
     error: BaseException
 
 
+class Memory(NamedTuple):
+    """What is known of the memory of a worker that ended, in bytes."""
+
+    peak: int | None = None  # resident at the most, as the kernel counts
+    overrun: int = 0  # its own when it was killed for it; 0 if it was not
+    limit: int = 0
+    killed_by_kernel: bool | None = None  # as its counters say
+
+
 class WorkerLost(NamedTuple):
     """A worker ended. What it was at, if anything, and the results it had noted."""
 
@@ -194,6 +203,7 @@ class WorkerLost(NamedTuple):
     upto: int = 0
     finished: dict[int, Any] = {}  # noqa: RUF012 - never changed
     cause: BaseException | None = None
+    memory: Memory = Memory()
 
 
 class ChunkLost(NamedTuple):

@@ -10,6 +10,7 @@ from motorpool.checks import (
     check_callable,
     check_chunksize,
     check_initializer,
+    check_limits,
     check_processes,
     check_tasks,
 )
@@ -51,11 +52,22 @@ class Pool(Lifecycle):
         names, else processes of this machine.
     engine_options
         For engines other than processes and threads: passed on to the engine.
+    memory_limit
+        What each worker may use, in bytes or as ``"500MB"`` or ``"2GiB"``; None
+        for any amount. A task that uses more is killed and fails with
+        `MemoryLimitError`. A worker that uses more after a task is replaced.
+        Counted is the memory that is the worker's alone: not what it shares
+        with its parent since a fork or maps of files, nor what programs use
+        that a task starts.
+    threads_per_worker
+        Threads that OpenMP, OpenBLAS, MKL and the like may use in each worker.
+        By default the CPUs are shared out evenly, unless the environment sets
+        `OMP_NUM_THREADS` or one of its kin.
 
     Raises
     ------
     ValueError
-        If `processes` or `maxtasksperchild` is less than 1, if `engine` names
+        If a number is less than 1, if `memory_limit` is no size, if `engine` names
         none, or if it cannot do what is asked.
     TypeError
         If `initializer` cannot be called, or `engine` cannot run tasks.
@@ -70,7 +82,7 @@ class Pool(Lifecycle):
     [1, 2, 3]
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - beyond the first five, by keyword only
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
@@ -80,6 +92,8 @@ class Pool(Lifecycle):
         *,
         engine: object = None,
         engine_options: Mapping[str, Any] | None = None,
+        memory_limit: int | str | None = None,
+        threads_per_worker: int | None = None,
     ) -> None:
         # Not the inherited __init__: of the stdlib's pool only the type is wanted.
         self._state = TERMINATE
@@ -89,7 +103,8 @@ class Pool(Lifecycle):
         check_tasks(maxtasksperchild)
         self._maxtasksperchild = maxtasksperchild
         setup = (initializer, tuple(initargs)) if initializer is not None else None
-        request = Request(self._ctx, processes, setup, maxtasksperchild, engine_options)
+        limits = check_limits(memory_limit, threads_per_worker, processes)
+        request = Request(self._ctx, processes, setup, maxtasksperchild, engine_options, limits)
         made = make_engine(choose(engine), request)
         self._processes = processes or made.capacity
         self._driver = Driver(made, self._processes, maxtasksperchild)

@@ -30,6 +30,17 @@ class Abilities(NamedTuple):
     unpicklable: bool = False  # items and results need not be picklable
     blame: bool = False  # a worker's death costs the item that it ran, not its chunk
     machines: bool = False  # workers on more than one machine
+    limits: bool = False  # memory_limit and threads_per_worker
+
+
+class Limits(NamedTuple):
+    """What each worker may use; 0 stands for any amount."""
+
+    memory: int = 0  # bytes
+    threads: int = 0  # of numerical libraries; less than 0: by default
+
+
+NO_LIMITS = Limits()
 
 
 class Function(NamedTuple):

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
-from motorpool.engines.base import Abilities, Engine, Initializer
+from motorpool.engines.base import NO_LIMITS, Abilities, Engine, Initializer, Limits
 from motorpool.errors import EngineNotInstalledError
 
 ENVIRONMENT = "MOTORPOOL_ENGINE"
@@ -49,6 +49,7 @@ class Request(NamedTuple):
     initializer: Initializer | None = None
     maxtasksperchild: int | None = None
     options: Mapping[str, Any] | None = None
+    limits: Limits = NO_LIMITS
 
 
 def choose(engine: object) -> Choice:
@@ -122,7 +123,7 @@ def make_engine(choice: Choice, request: Request) -> Engine:
     function, arguments = initializer or (None, ())
     if choice.kind == "threads":
         return kind(function, arguments)  # type: ignore[no-any-return]
-    return kind(request.context, function, arguments)  # type: ignore[no-any-return]
+    return kind(request.context, function, arguments, request.limits)  # type: ignore[no-any-return]
 
 
 def check(kind: str, abilities: Abilities, request: Request) -> None:
@@ -131,6 +132,11 @@ def check(kind: str, abilities: Abilities, request: Request) -> None:
         _refuse("initializer", kind, "initializer")
     if request.maxtasksperchild is not None and not abilities.maxtasksperchild:
         _refuse("maxtasksperchild", kind, "maxtasksperchild")
+    if not abilities.limits:
+        if request.limits.memory:
+            _refuse("memory_limit", kind, "limits")
+        if request.limits.threads > 0:
+            _refuse("threads_per_worker", kind, "limits")
     if request.options and kind in _LOCAL:
         msg = f"engine_options are for other engines; engine={kind!r} has none"
         raise ValueError(msg)

@@ -15,6 +15,7 @@ end of a worker is known by its pidfd, after its channel was read empty.
 import math
 import os
 import select
+import signal
 import socket
 import time
 import weakref
@@ -27,11 +28,13 @@ from motorpool.bell import Bell
 from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
-from motorpool.engines.base import Abilities, Function, StartFailed, WorkerNow
+from motorpool.engines.base import NO_LIMITS, Abilities, Function, Limits, StartFailed, WorkerNow
+from motorpool.engines.overrun import MemoryWatch, explain_refusals, log_outgrown
 from motorpool.engines.stacks import Target, ask_stacks
 from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
+from motorpool.memory import Gauge, OomKills
 from motorpool.messages import (
     ANSWER,
     CALL,
@@ -55,6 +58,7 @@ from motorpool.messages import (
     ChunkRefused,
     Event,
     ItemsHandedBack,
+    Memory,
     WorkerLost,
     WorkerReady,
 )
@@ -97,6 +101,10 @@ class _Worker:
         self.functions: set[int] = set()
         self.job = -1  # of the last chunk sent
         self.known = Known()
+        # Of the memory watch: the task it suspects, and the size it killed for.
+        self.gauge = Gauge(popen.pid)
+        self.suspect: tuple[int, int] | None = None
+        self.overrun = 0
 
     def stack_target(self) -> Target:
         """Return how to ask for its stacks."""
@@ -106,7 +114,9 @@ class _Worker:
 class ProcessEngine:
     """Worker processes of the given `multiprocessing` context."""
 
-    abilities = Abilities(kill=True, maxtasksperchild=True, shared_state=True, blame=True)
+    abilities = Abilities(
+        kill=True, maxtasksperchild=True, shared_state=True, blame=True, limits=True
+    )
     message_seconds = MESSAGE_SECONDS
 
     def __init__(
@@ -114,8 +124,16 @@ class ProcessEngine:
         context: BaseContext,
         initializer: Callable[..., object] | None,
         initargs: tuple[Any, ...],
+        limits: Limits = NO_LIMITS,
     ) -> None:
         self._context = context
+        self._limits = limits
+        self._oom_kills = OomKills()
+        self._watch = (
+            MemoryWatch(limits.memory, lambda: list(self._workers.values()))
+            if limits.memory
+            else None
+        )
         self._method = context.get_start_method()
         self._initializer = (initializer, initargs) if initializer is not None else None
         self._definitions = Definitions()
@@ -207,9 +225,8 @@ class ProcessEngine:
         handle.name = handle.name.replace("Process", "PoolWorker")
         handle.daemon = True
         ours, theirs = socket.socketpair()
-        page = os.memfd_create("motorpool-page")
+        page = pages.make(*self._limits)
         try:
-            os.ftruncate(page, pages.SIZE)
             ours.setblocking(False)
             payload = self._launch(handle, theirs.fileno(), page)
         except BaseException:
@@ -293,6 +310,8 @@ class ProcessEngine:
             target.job = chunk.job
             if function.number not in target.functions or function.roots or _names_main(payload):
                 self._update(target, function)
+        if self._watch is not None:
+            self._watch.begin()
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         self._write(target, pieces)
 
@@ -307,6 +326,8 @@ class ProcessEngine:
         target.job = -1
         if function.number not in target.functions or function.roots or _names_main(payload):
             self._update(target, function)
+        if self._watch is not None:
+            self._watch.begin()
         self._write(target, pack(CALL, number, 0, 1, function.number, math.inf, payload))
 
     def _update(self, worker: _Worker, function: Function) -> None:
@@ -459,11 +480,12 @@ class ProcessEngine:
         self._answer(worker, *loads(payload))
         return None
 
-    @staticmethod
-    def _results(worker: _Worker, frame: Frame) -> Event:
+    def _results(self, worker: _Worker, frame: Frame) -> Event:
         kind, number, start, stop, extra, seconds, payload = frame
         mixed = kind == MIXED_RESULTS or (kind == PROGRESS and extra == 1)
         values, errors = load_results(payload, start, mixed=mixed)
+        if errors and self._limits.memory:
+            explain_refusals(errors, self._limits.memory)
         if kind == PROGRESS:
             return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
         return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
@@ -481,10 +503,17 @@ class ProcessEngine:
             pass
         exitcode = worker.popen.poll()
         number, index, upto, finished = worker.page.read(loads)
-        events.append(
-            WorkerLost(worker.number, worker.popen.pid, exitcode, number, index, upto, finished)
-        )
+        lost = WorkerLost(worker.number, worker.popen.pid, exitcode, number, index, upto, finished)
+        events.append(lost._replace(memory=self._memory_of(worker, exitcode)))
         self._drop(worker)
+
+    def _memory_of(self, worker: _Worker, exitcode: int | None) -> Memory:
+        if worker.page.outgrown_at:
+            log_outgrown(worker.popen.pid, worker.page.outgrown_at, self._limits.memory)
+        if exitcode != -signal.SIGKILL:
+            return Memory(worker.popen.peak)
+        killed_by_kernel = None if worker.overrun else self._oom_kills.rose()
+        return Memory(worker.popen.peak, worker.overrun, self._limits.memory, killed_by_kernel)
 
     def _drop(self, worker: _Worker) -> None:
         del self._workers[worker.number]
@@ -501,6 +530,8 @@ class ProcessEngine:
         """End all workers: wait so many seconds for them to leave, then kill. Idempotent."""
         if self._is_closed:
             return
+        if self._watch is not None and self._pid == os.getpid():
+            self._watch.close()
         if self._pid == os.getpid():
             workers = list(self._workers.values())
             for worker in workers:

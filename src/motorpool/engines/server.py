@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from multiprocessing import util
 
+from motorpool.worker.forkserver import CODES
+
 _NUMBER = struct.Struct("<cq")
 
 
@@ -37,16 +39,17 @@ class ForkServer:
                         raise OSError(msg) from error
         raise AssertionError
 
-    def reap(self, pid: int) -> int:
-        """Return the exit code of a worker that has ended."""
+    def reap(self, pid: int) -> tuple[int, int]:
+        """Return the exit code of a worker that has ended, and its peak in kilobytes."""
         with self._lock:
             if self._control is None:
-                return 255
+                return 255, 0
             try:
                 self._control.sendall(_NUMBER.pack(b"r", pid))
-                return self._answer()
+                peak, code = divmod(self._answer(), CODES)
             except (OSError, EOFError):
-                return 255
+                return 255, 0
+        return code - CODES // 2, peak
 
     def _launch(self, launch: Callable[[int], int]) -> None:
         ours, theirs = socket.socketpair()

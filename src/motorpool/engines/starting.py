@@ -7,11 +7,13 @@ child half only; never the script.
 """
 
 import os
+import resource
 import signal
 import sys
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import process, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
@@ -63,8 +65,10 @@ class Popen:
         self.pid = 0
         self.sentinel = -1
         self.returncode: int | None = None
+        self.peak: int | None = None  # bytes in memory at the most, known at the end
         self.inherited: list[int] = []
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler of the program's may end the pool.
+        self._lock = threading.RLock()
 
     def duplicate_for_child(self, fd: int) -> int:
         """Have the child inherit `fd`; called while objects are pickled for it."""
@@ -86,10 +90,15 @@ class Popen:
     def reap(self, flag: int) -> int | None:
         """Collect the exit code from the system."""
         try:
-            pid, status = os.waitpid(self.pid, flag)
+            pid, status, usage = os.wait4(self.pid, flag)
         except ChildProcessError:
             return 255 if self._is_gone() else None
+        self.peak = self.known_peak(usage.ru_maxrss)
         return os.waitstatus_to_exitcode(status) if pid else None
+
+    def known_peak(self, kilobytes: int) -> int | None:
+        """Return in bytes what the kernel tells of the process's peak, None if it misleads."""
+        return kilobytes << 10
 
     def _is_gone(self) -> bool:
         return bool(wait_for([self.sentinel], 0))
@@ -109,11 +118,10 @@ class Popen:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
-        if self.returncode is None and self.sentinel >= 0:
-            try:
-                signal.pidfd_send_signal(self.sentinel, number)
-            except ProcessLookupError:
-                return
+        with self._lock:  # Else the descriptor may be closed, and be another's.
+            if self.returncode is None and self.sentinel >= 0:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self.sentinel, number)
 
     def recall(self, number: int) -> None:
         """Send any signal."""
@@ -121,9 +129,19 @@ class Popen:
 
     def close(self) -> None:
         """Stop watching the process."""
-        fd, self.sentinel = self.sentinel, -1
-        if fd >= 0:
-            os.close(fd)
+        with self._lock:
+            fd, self.sentinel = self.sentinel, -1
+            if fd >= 0:
+                os.close(fd)
+
+
+class SpawnedPopen(Popen):
+    """A worker that runs a program of its own."""
+
+    def known_peak(self, kilobytes: int) -> int | None:
+        """Return the peak if it is larger than ours, which the kernel counts in."""
+        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return kilobytes << 10 if kilobytes > ours else None
 
 
 class ServedPopen(Popen):
@@ -134,7 +152,9 @@ class ServedPopen(Popen):
         if flag == os.WNOHANG and not self._is_gone():
             return None
         wait_for([self.sentinel])
-        return _SERVER.reap(self.pid)
+        code, peak = _SERVER.reap(self.pid)
+        self.peak = peak << 10 if peak else None
+        return code
 
 
 def start_by_fork(worker: process.BaseProcess, fd: int, page: int, initializer: object) -> Popen:
@@ -168,7 +188,7 @@ def start_by_spawn(
 ) -> tuple[Popen, bytes]:
     """Start a bare interpreter that runs `work`; return it and its set-up."""
     del worker
-    popen = Popen()
+    popen = SpawnedPopen()
     payload = _with_spawning(popen, set_up)
     lifeline = LIFELINE.reading_end()
     tracker = tracker_fd()

@@ -33,6 +33,7 @@ from motorpool.worker.identity import Identity, assume
 from motorpool.worker.page import Page
 from motorpool.worker.run import Pace, Running, caller, run_call, run_chunk
 from motorpool.worker.stack import listen
+from motorpool.worker.threads import limit_threads
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
@@ -125,16 +126,19 @@ class Worker:
                 self._define(setup.definitions)
             if setup.initializer is not None:
                 self._initializer = self._load(setup.initializer)
-            if self._initializer is not None:
-                initializer, arguments = self._initializer
-                self._initializer = None
-                initializer(*arguments)
+            self._initialize()
         except BaseException as error:
             failure = describe_failure(error, os.getpid(), "", "the initializer", "start")
             self._send(START_FAILED, payload=dumps(failure))
             return False
         self._send(READY)
         return True
+
+    def _initialize(self) -> None:
+        if self._initializer is not None:
+            initializer, arguments = self._initializer
+            self._initializer = None
+            initializer(*arguments)
 
     # Chunks.
 
@@ -341,4 +345,11 @@ def work(fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any 
     die_with_parent(lifeline)
     shared = Page(page)
     shared.listening(listen())
-    Worker(fd, shared, lifeline, tracker, initializer).serve()
+    limit_threads(abs(shared.threads))
+    if shared.memory_limit:
+        from motorpool.worker.limited import LimitedPage, LimitedWorker
+
+        limited = LimitedPage(page)
+        LimitedWorker(fd, limited, lifeline, tracker, initializer).serve()
+    else:
+        Worker(fd, shared, lifeline, tracker, initializer).serve()

@@ -6,6 +6,7 @@ is anonymous and goes with its last user.
 """
 
 import mmap
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -15,11 +16,22 @@ from typing import Any
 from motorpool.messages import IDLE, LOADING
 
 SIZE = 64 * 1024
-_WORDS = 5  # chunk, index, upto, end of the journal, descriptor that stacks are written to
+# Chunk, index, upto, end of the journal, descriptor that stacks are written to;
+# limit of memory, number of threads; size at which the worker outgrew the limit.
+_WORDS = 8
+_ORDERS = struct.Struct("<qq")
 _BEGIN = 8 * _WORDS
 _ENTRY = struct.Struct("<qq")
 # A result this large is sent at once rather than noted and then sent.
 _LARGE = 4096
+
+
+def make(memory_limit: int = 0, threads: int = 0) -> int:
+    """Return the descriptor of a new page, with orders for its worker."""
+    fd = os.memfd_create("motorpool-page")
+    os.ftruncate(fd, SIZE)
+    os.pwrite(fd, _ORDERS.pack(memory_limit, threads), 8 * 5)
+    return fd
 
 
 class Page:
@@ -38,6 +50,20 @@ class Page:
         self._map.close()
 
     # The worker's side.
+
+    @property
+    def memory_limit(self) -> int:
+        """How many bytes the worker may use; 0 for any number."""
+        return self._words[5]
+
+    @property
+    def threads(self) -> int:
+        """How many threads libraries may use; less than 0 if by default, 0 for any number."""
+        return self._words[6]
+
+    def outgrown(self, size: int) -> None:
+        """Note that the worker leaves because it uses so many bytes."""
+        self._words[7] = size
 
     def listening(self, fd: int) -> None:
         """Note the descriptor to which stacks are written on request."""
@@ -103,13 +129,18 @@ class Page:
         """The worker's descriptor to which stacks are written on request; 0 if it has none yet."""
         return self._words[4]
 
+    @property
+    def outgrown_at(self) -> int:
+        """The bytes that the worker used when it left because of them, 0 if it did not."""
+        return self._words[7]
+
     def now(self) -> tuple[int, int]:
         """Return the chunk that is being run, or `IDLE`, and the item, or `LOADING`."""
         return self._words[0], self._words[1]
 
     def read(self, loads: Callable[[bytes], Any]) -> tuple[int, int, int, dict[int, Any]]:
         """Return number, index and upto of a dead worker's chunk, and the results noted."""
-        number, index, upto, end, _ = self._words.tolist()
+        number, index, upto, end = self._words[:4].tolist()
         finished: dict[int, Any] = {}
         at = _BEGIN
         while at < min(end, SIZE) and number != IDLE:

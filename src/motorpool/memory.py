@@ -1,0 +1,179 @@
+"""What the kernel says of memory: a process's own, the machine's, and who was killed for it.
+
+Everything is read from `/proc` and the cgroups' files. What cannot be read
+counts as unknown, and unknown memory limits nothing.
+"""
+
+import mmap
+import re
+import time
+from contextlib import suppress
+from pathlib import Path
+
+# How long a count of pages is trusted.
+RECOUNT_SECONDS = 1.0
+_ANONYMOUS = re.compile(rb"^(?:RssAnon|VmSwap):\s*(\d+) kB", re.MULTILINE)
+_ROLLUP = re.compile(rb"^(Anonymous|Private_Clean|Private_Dirty|SwapPss):\s*(\d+) kB", re.MULTILINE)
+_RESIDENT = re.compile(rb"^(VmRSS|VmHWM):\s*(\d+) kB", re.MULTILINE)
+_AVAILABLE = re.compile(rb"^(MemTotal|MemAvailable):\s*(\d+) kB", re.MULTILINE)
+_KILLS = re.compile(rb"^oom_kill (\d+)", re.MULTILINE)
+_INACTIVE = re.compile(rb"^(?:total_)?inactive_file (\d+)", re.MULTILINE)
+_V1 = Path("/sys/fs/cgroup/memory")
+_V2 = Path("/sys/fs/cgroup")
+
+
+class Gauge:
+    """Tells how many bytes a process uses that no other one does.
+
+    Counted are its private pages, in memory or swapped out. Not counted is what
+    it shares: pages that it has had since the fork and that nobody has written
+    to, blocks of shared memory, mapped files. A forked process with many of
+    them is counted page by page, which takes about 5 ms a gigabyte; so that is
+    done only if it has taken enough new ones since to matter.
+    """
+
+    def __init__(self, pid: int | str) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        self._stat = Path(f"/proc/{pid}/stat")
+        self._rollup = Path(f"/proc/{pid}/smaps_rollup")
+        self._own = 0  # at the last count
+        self._anonymous = 0
+        self._faults = 0
+        self._counted_at = -RECOUNT_SECONDS
+
+    def read(self, limit: int) -> int | None:
+        """Return the bytes; too many perhaps, but not above `limit`. None if it has ended."""
+        try:
+            anonymous = sum(map(int, _ANONYMOUS.findall(self._status.read_bytes()))) << 10
+            if anonymous <= limit:
+                return anonymous
+            faults = int(self._stat.read_bytes().rpartition(b")")[2].split()[7])
+            now = time.monotonic()
+            # A page of its own comes with a fault, or with many if it is a huge one.
+            growth = max(anonymous - self._anonymous, 0) + (faults - self._faults) * mmap.PAGESIZE
+            if self._own + growth <= limit and now < self._counted_at + RECOUNT_SECONDS:
+                return self._own + growth
+            self._own = self._count()
+        except (OSError, ValueError, IndexError):
+            return None
+        self._anonymous, self._faults, self._counted_at = anonymous, faults, now
+        return self._own
+
+    def _count(self) -> int:
+        found = dict(_ROLLUP.findall(self._rollup.read_bytes()))
+        sizes = {name: int(size) << 10 for name, size in found.items()}
+        private = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
+        return min(private, sizes.get(b"Anonymous", 0)) + sizes.get(b"SwapPss", 0)
+
+
+def resident_memory() -> tuple[int, int]:
+    """Return the bytes that this process has in memory, and had at the most."""
+    found = dict(_RESIDENT.findall(Path("/proc/self/status").read_bytes()))
+    return int(found[b"VmRSS"]) << 10, int(found[b"VmHWM"]) << 10
+
+
+def reset_peak() -> bool:
+    """Have the kernel count the most anew; tell whether it does."""
+    try:
+        Path("/proc/self/clear_refs").write_bytes(b"5")
+    except OSError:
+        return False
+    return True
+
+
+class Room:
+    """How much memory is left, for the machine and for the cgroups of this process."""
+
+    def __init__(self) -> None:
+        self._groups = memory_groups()
+
+    def read(self) -> tuple[int, int, str] | None:
+        """Return bytes available, bytes in all, and of what, where it is tightest."""
+        readings = [_machine(), *map(_group, self._groups)]
+        known = [reading for reading in readings if reading is not None]
+        return min(known, key=lambda reading: reading[0] / reading[1], default=None)
+
+
+def _machine() -> tuple[int, int, str] | None:
+    with suppress(OSError, KeyError):
+        sizes = dict(_AVAILABLE.findall(Path("/proc/meminfo").read_bytes()))
+        return int(sizes[b"MemAvailable"]) << 10, int(sizes[b"MemTotal"]) << 10, "the machine"
+    return None
+
+
+def _group(group: Path) -> tuple[int, int, str] | None:
+    """Return the same of a cgroup; None if it has no limit."""
+    names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    if not (group / names[0]).exists():
+        names = ("memory.max", "memory.current")
+    try:
+        limit, used = (int((group / name).read_bytes()) for name in names)
+        if limit >= 1 << 60:  # how version 1 says that there is none
+            return None
+        # Files that were read once are given up before anybody is killed.
+        cached = sum(map(int, _INACTIVE.findall((group / "memory.stat").read_bytes())[-1:]))
+    except (OSError, ValueError):
+        return None
+    return limit - max(used - cached, 0), limit, f"the cgroup {group}"
+
+
+def memory_groups() -> list[Path]:
+    """Return the directories of the cgroups that count this process's memory."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        lines = []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            found += _upwards(_V1, path)
+        elif not controllers:
+            found += _upwards(_V2, path)
+    # In a container the path may be the host's, and its group mounted as the root.
+    found += [_V1, _V2]
+    return [group for group in dict.fromkeys(found) if _counts_memory(group)]
+
+
+def _upwards(root: Path, path: str) -> list[Path]:
+    here = root / path.lstrip("/")
+    return [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
+
+
+def _counts_memory(group: Path) -> bool:
+    return (group / "memory.current").exists() or (group / "memory.usage_in_bytes").exists()
+
+
+class OomKills:
+    """The kernel's counts of processes that it killed for want of memory.
+
+    Compared are readings a few seconds apart, so that a kill of long ago says
+    nothing of a worker that died just now.
+    """
+
+    def __init__(self) -> None:
+        groups = memory_groups()
+        self._files = [Path("/proc/vmstat")]
+        self._files += [group / "memory.oom_control" for group in groups]  # version 1
+        self._files += [group / "memory.events" for group in groups]
+        self._before = self._latest = self._read()
+
+    def refresh(self) -> None:
+        """Take a reading: the one before the last is what `rose` compares with."""
+        self._before, self._latest = self._latest, self._read()
+
+    def rose(self) -> bool | None:
+        """Tell whether a process was killed since, None if there are no counts."""
+        now = self._read()
+        if not now:
+            return None
+        return any(count > self._before.get(name, count) for name, count in now.items())
+
+    def _read(self) -> dict[Path, int]:
+        found = {}
+        for file in self._files:
+            with suppress(OSError):
+                counts = _KILLS.findall(file.read_bytes())
+                if counts:
+                    found[file] = int(counts[0])
+        return found

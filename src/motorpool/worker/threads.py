@@ -1,0 +1,67 @@
+"""How many threads numerical libraries start in a worker.
+
+By themselves they take one per CPU in every worker. In a bare interpreter the
+environment tells them; those that a forked worker inherited have read it
+already and are told by a call.
+"""
+
+import os
+from typing import Any
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
+
+
+def limit_threads(threads: int) -> None:
+    """Have numerical libraries use so many threads; leave them alone if that is 0."""
+    if threads:
+        for name in THREAD_VARIABLES:
+            os.environ[name] = str(threads)
+        _limit_loaded(threads)
+
+
+# Functions that set the number of threads, by what the library's file is called.
+_SETTERS = {
+    "openblas": (
+        "scipy_openblas_set_num_threads64_",
+        "scipy_openblas_set_num_threads",
+        "openblas_set_num_threads64_",
+        "openblas_set_num_threads",
+    ),
+    "mkl_rt": ("MKL_Set_Num_Threads",),
+    "blis": ("bli_thread_set_num_threads",),
+    "gomp": ("omp_set_num_threads",),
+    "iomp": ("omp_set_num_threads",),
+    "libomp": ("omp_set_num_threads",),
+}
+
+
+def _limit_loaded(threads: int) -> None:
+    """Tell the libraries that a forked worker inherited; they have read the environment."""
+    with open("/proc/self/maps") as maps:  # noqa: PTH123 - `pathlib` is slow to import
+        files = {line.rpartition(" ")[2].rstrip("\n") for line in maps if ".so" in line}
+    for file in sorted(files):
+        name = file.rpartition("/")[2]
+        for part, setters in _SETTERS.items():
+            if part in name:
+                _call_first(file, setters, threads)
+
+
+def _call_first(file: str, setters: tuple[str, ...], threads: int) -> None:
+    import ctypes
+
+    try:
+        library: Any = ctypes.CDLL(file, mode=os.RTLD_NOLOAD | ctypes.DEFAULT_MODE)
+    except OSError:
+        return
+    for setter in setters:
+        function = getattr(library, setter, None)
+        if function is not None:
+            function(ctypes.c_int(threads))
+            return
