@@ -208,7 +208,7 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
                 f" If nobody sent that signal, look for the kernel's out-of-memory killer "
                 f"(dmesg).{peak}"
             )
-        return f" It did not run out of memory: somebody sent that signal.{peak}"
+        return " It was not for want of memory: somebody sent that signal."
 
 
 class MemoryLimitError(WorkerLostError, MemoryError):
