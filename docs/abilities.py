@@ -18,6 +18,7 @@ MEANINGS = {
     "machines": "workers on several machines",
     "initializer": "`initializer=`",
     "maxtasksperchild": "`maxtasksperchild=`",
+    "limits": "`memory_limit=`, `threads_per_worker=`",
     "kill": "a task can be ended while it runs",
     "blame": "a worker's death costs only the item that it ran, not its chunk",
     "shared_state": "locks, queues and values of `multiprocessing` in `initargs`",
