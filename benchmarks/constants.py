@@ -74,7 +74,7 @@ SCENARIOS = [
         ("map",),
         peers=("stdlib", "futures", "joblib", "mpire", "billiard", "ray"),
         is_for_heavy=True,
-        seconds=40.0,
+        seconds=20.0,
     ),
     Scenario(
         "constants.closure",
@@ -86,6 +86,6 @@ SCENARIOS = [
         ("map",),
         peers=("joblib", "ray"),
         is_for_heavy=True,
-        seconds=40.0,
+        seconds=20.0,
     ),
 ]

@@ -272,25 +272,27 @@ class FuturesThreads(ExecutorLike):
 
 
 class MotorpoolExecutor(ExecutorLike):
-    """motorpool's executor, under fork."""
+    """motorpool's executor, under fork, once there is one."""
 
     name = "motorpool-executor"
     module = "motorpool"
 
     def open(self) -> None:
         """Start."""
-        import motorpool
-
-        self.pool = motorpool.ProcessPoolExecutor(
+        self.pool = _motorpool_executor()(
             self.workers, mp_context=multiprocessing.get_context("fork")
         )
 
     @classmethod
     def version(cls) -> str | None:
         """Return the version, None while there is no executor."""
-        import motorpool
+        return super().version() if _motorpool_executor() else None
 
-        return super().version() if hasattr(motorpool, "ProcessPoolExecutor") else None
+
+def _motorpool_executor() -> Any:
+    import motorpool
+
+    return getattr(motorpool, "ProcessPoolExecutor", getattr(motorpool, "Executor", None))
 
 
 class Loky(ExecutorLike):

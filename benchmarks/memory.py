@@ -2,8 +2,9 @@
 
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from benchmarks.contenders import Contender
 from benchmarks.scenario import LOWER, Metric, Metrics, Scenario, Settings, at_most, check
@@ -32,9 +33,9 @@ class Peak:
         return int(next(row.split()[1] for row in status.splitlines() if row.startswith(field)))
 
 
-def _blocks(count: int) -> Iterator[bytes]:
-    for number in range(count):
-        yield number.to_bytes(4, "big") * (MEBIBYTE // 4)
+def block(number: int) -> bytes:
+    """Return a mebibyte that begins with the number."""
+    return number.to_bytes(4, "big") * (MEBIBYTE // 4)
 
 
 def _consume_slowly(results: Iterator[bytes]) -> int:
@@ -47,19 +48,32 @@ def _consume_slowly(results: Iterator[bytes]) -> int:
 
 
 def _slow_consumer(contender: Contender, settings: Settings) -> Metrics:
+    return _through_slowly(contender, settings, block, iter)
+
+
+def _slow_echo(contender: Contender, settings: Settings) -> Metrics:
+    return _through_slowly(contender, settings, same, lambda numbers: map(block, numbers))
+
+
+def _through_slowly(
+    contender: Contender,
+    settings: Settings,
+    function: Callable[[Any], bytes],
+    inputs: Callable[[range], Iterator[Any]],
+) -> Metrics:
     count = settings.pick(2000, 300)
     with contender:
         contender.map(abs, list(range(64)))
         peak = Peak()
         stream = contender.imap_unordered or contender.imap
-        check(_consume_slowly(stream(same, _blocks(count))) == count, "number of blocks")
+        check(_consume_slowly(stream(function, inputs(range(count)))) == count, "number of blocks")
         return {"peak": peak.mebibytes()}
 
 
 def _serially(settings: Settings) -> Metrics:
     count = settings.pick(2000, 300)
     peak = Peak()
-    check(_consume_slowly(_blocks(count)) == count, "number of blocks")
+    check(_consume_slowly(map(block, range(count))) == count, "number of blocks")
     return {"peak": peak.mebibytes()}
 
 
@@ -101,13 +115,25 @@ def _held_results(contender: Contender, settings: Settings) -> Metrics:
 SCENARIOS = [
     Scenario(
         "memory.slow_consumer",
-        "2,000 × 1 MiB (quick: 300) through a slow `imap_unordered`: parent's peak",
+        "2,000 results of 1 MiB (quick: 300), slow `imap_unordered`: parent's peak",
         MEBIBYTES,
         _slow_consumer,
         _serially,
         (at_most("peak", 1, "best peer"),),
         ("imap",),
         peers=("stdlib", "futures", "joblib", "mpire", "pebble", "billiard"),
+        repetitions=1,
+        seconds=90.0,
+    ),
+    Scenario(
+        "memory.slow_echo",
+        "2,000 × 1 MiB there and back (quick: 300), slow `imap_unordered`: parent's peak",
+        MEBIBYTES,
+        _slow_echo,
+        _serially,
+        (at_most("peak", 1, "best peer"),),
+        ("imap",),
+        peers=("stdlib", "mpire"),
         repetitions=1,
         seconds=90.0,
     ),

@@ -18,7 +18,7 @@ from benchmarks.machine import busy_seconds
 from benchmarks.scenario import Scenario, Settings
 
 ROOT = Path(__file__).parents[1]
-QUICK_SECONDS = 15.0
+QUICK_SECONDS = 8.0
 # What a process may take to end after it has given its answer.
 ENDING_SECONDS = 3.0
 FLOOR = "floor"
