@@ -34,6 +34,8 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    MemoryNews,
+    NameSlow,
     RecallChunks,
     SendChunk,
     StartWorker,
@@ -230,6 +232,7 @@ class Ledger:
         self.killed = set()
         self.recalled = {}  # worker: the last chunk it was sent before it was asked
         self.is_closed = False
+        self.memory_is_short = False
         self.is_broken = False
         self.starting = scheduler.size
         self.values = []  # (job, start, values) in the order of delivery
@@ -356,6 +359,9 @@ class Ledger:
     def _note_closed(self, _event):
         self.is_closed = True
 
+    def _note_memory(self, event):
+        self.memory_is_short = event.is_short
+
     _notes = {
         InputArrived: _note_input,
         Consumed: _note_consumed,
@@ -369,6 +375,7 @@ class Ledger:
         ChunkRefused: _note_refused,
         WorkerLost: _note_lost,
         Closed: _note_closed,
+        MemoryNews: _note_memory,
     }
 
     def _take(self, event):
@@ -423,6 +430,8 @@ class Ledger:
         assert worker in self.holding, f"sent to {worker}, which is gone"
         assert worker not in self.stopped, f"sent to {worker}, which is leaving"
         assert number > self._last_number, "a number used twice"
+        if self.memory_is_short:
+            assert not any(self.holding.values()), "two at a time while memory is short"
         account = self.jobs[job]
         assert start < stop, "an empty chunk"
         assert stop <= account.room(), f"item {stop - 1} is beyond the limit {account.room()}"
@@ -478,7 +487,11 @@ class Ledger:
         assert self._failed_starts >= MOST_FAILED_STARTS, "broken without a reason"
         self.is_broken = True
 
+    def _check_name(self, command):
+        assert self.holding[command.worker], "an idle worker was called slow"
+
     _checks = {
+        NameSlow: _check_name,
         SendChunk: _check_send,
         Deliver: _check_deliver,
         FailItem: _check_fail,
@@ -500,6 +513,8 @@ class Ledger:
         free = self.free()
         if free is None:
             return
+        if self.memory_is_short and any(self.holding.values()):
+            return  # One at a time is enough.
         waiting = [job for job, account in self.jobs.items() if account.sendable() > 0]
         assert not waiting, f"worker {free} is idle while jobs {waiting} have items to send"
         is_over = self.is_closed and not self.jobs
@@ -515,7 +530,7 @@ class Ledger:
 
     def check_recalls(self, now, soon):
         """Object if a worker is idle, and nobody will ask for what a busy one has not begun."""
-        if self.free() is None or self.is_broken:
+        if self.free() is None or self.is_broken or self.memory_is_short:
             return
         wake = self.scheduler.wake_at
         if wake is not None and wake <= now + soon:

@@ -1,6 +1,7 @@
 """What a worker may use: memory, and threads of numerical libraries."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -313,3 +314,40 @@ with motorpool.Pool(1, context=context, threads_per_worker=1) as pool:
     )
 
     assert (ended.stdout, ended.stderr) == ("1 True\n", "")
+
+
+# Little memory left
+
+
+class Readings:
+    """What the kernel says of memory, by our choice."""
+
+    available = 8 << 30
+
+    def read(self):
+        return [motorpool.memory.Space(self.available, 16 << 30, "the machine")]
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    found = Readings()
+    monkeypatch.setattr(motorpool.memory.Room, "read", found.read)
+    return found
+
+
+def test_tasks_run_one_at_a_time_while_memory_is_short(make_pool, readings, caplog, tmp_path):
+    """Nothing new is sent beside a task that runs; all is done in the end; the log says why."""
+    caplog.set_level("WARNING", "motorpool")
+    pool = make_pool(2)
+    assert pool.map(workloads.square, range(4)) == [0, 1, 4, 9]
+    readings.available = 100 << 20
+    folder = str(tmp_path)
+    result = pool.map_async(functools.partial(workloads.company, folder), range(30), chunksize=1)
+
+    assert eventually(lambda: "memory runs short: 100.0 MiB of 16.0 GiB" in caplog.text)
+    alone = result.get(timeout=DEADLINE)
+    assert alone[-8:] == [1] * 8
+    readings.available = 8 << 30
+    result = pool.map_async(functools.partial(workloads.company, folder), range(30), chunksize=1)
+    assert max(result.get(timeout=DEADLINE)) == 2
+    assert "no longer runs short" in caplog.text

@@ -31,6 +31,8 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    MemoryNews,
+    NameSlow,
     RecallChunks,
     SendChunk,
     StartWorker,
@@ -1005,6 +1007,14 @@ class AnyOrder(RuleBasedStateMachine):
         self.feed(ItemsHandedBack(number, 10**9, 0, 1))
         self.feed(ChunkRefused(number, 10**9, TypeError()))
 
+    # Memory.
+
+    @precondition(lambda self: not self.is_over())
+    @rule(is_short=st.booleans())
+    def look_at_memory(self, is_short):
+        """Memory runs short, or no longer does; at the end, it may still be."""
+        self.feed(MemoryNews(is_short))
+
     # Time.
 
     @rule(seconds=st.sampled_from([0.0, 1e-3, 0.021, 1.0]))
@@ -1081,6 +1091,72 @@ AnyOrder.TestCase.settings = settings(
     report_multiple_bugs=False,
 )
 test_scheduler_in_any_order = AnyOrder.TestCase
+
+
+# Short of memory, and slow
+
+
+def short_of_memory(size, items):
+    """Return a scheduler without memory for more, a worker at each of so many items."""
+    scheduler = Scheduler(size)
+    scheduler.handle(JobSubmitted(0, items, 1, Cost()), 0.0)
+    commands = scheduler.start()
+    for worker, _ in enumerate(commands):
+        scheduler.handle(WorkerStarted(worker), 0.0)
+        scheduler.handle(WorkerReady(worker), 0.0)
+    scheduler.handle(MemoryNews(is_short=True), 0.0)
+    return scheduler
+
+
+def done(worker, index):
+    return ChunkDone(worker, index + 1, index, index + 1, index + 1, 0.1, [index], None)
+
+
+def test_no_chunk_is_sent_while_memory_is_short_and_a_task_runs():
+    """The tasks that run come to their end; then they run one at a time; then all again."""
+    scheduler = short_of_memory(3, 10)
+
+    def sent(event):
+        return [c for c in scheduler.handle(event, 1.0) if type(c) is SendChunk]
+
+    assert sent(done(0, 0)) == []
+    assert sent(done(1, 1)) == []
+    (alone,) = sent(done(2, 2))
+    (alone,) = sent(done(alone.worker, 3))
+    assert len(sent(MemoryNews(is_short=False))) == 2
+
+
+def slow_worker(lengths):
+    """Return a scheduler whose worker runs a task of a function that took so long before."""
+    scheduler = Scheduler(1)
+    cost = Cost()
+    for length in lengths:
+        cost.add(1, length)
+    scheduler.handle(JobSubmitted(0, 1, 1, cost), 0.0)
+    scheduler.start()
+    scheduler.handle(WorkerStarted(0), 0.0)
+    scheduler.handle(WorkerReady(0), 0.0)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    ("lengths", "seconds"),
+    [
+        ([], 60),
+        ([0.001] * 9, 60),
+        ([7.0, 8.0, 9.0], 80),
+        ([0.1, 20.0, 30.0], 200),
+        ([0.1, 0.1, 0.1, 100.0], 60),
+        ([20.0] * 5000, 200),
+    ],
+)
+def test_slow_task_is_named_once(lengths, seconds):
+    """A task has ten times the median of its function, and a minute at the least."""
+    scheduler = slow_worker(lengths)
+
+    assert NameSlow(0) not in scheduler.handle(Tick(), seconds - 0.1)
+    assert NameSlow(0) in scheduler.handle(Tick(), seconds + 60.0)
+    assert NameSlow(0) not in scheduler.handle(Tick(), seconds + 120.0)
 
 
 # Simulation

@@ -141,3 +141,21 @@ def test_ended_pool_has_no_stacks(make_pool):
     assert pool.stacks() == ()
     assert isinstance(pool.stacks(), tuple)
     assert motorpool.stacks.Stacks is type(pool.stacks())
+
+
+def test_task_that_runs_far_longer_than_others_is_named_once(make_pool, caplog, monkeypatch):
+    """The log has the item, for how long, and the stack; and no more of it later."""
+    monkeypatch.setattr(motorpool.scheduler.slow, "LEAST_SECONDS", 0.4)
+    caplog.set_level("WARNING", "motorpool")
+    pool = make_pool(2)
+    assert pool.map(workloads.nap, [0.001] * 20) == [0.001] * 20
+    result = pool.map_async(workloads.nap, [0.001, 2.5, 0.001], chunksize=1)
+
+    def named():
+        return [record for record in caplog.records if "far longer" in record.message]
+
+    assert eventually(named)
+    assert result.get(timeout=DEADLINE) == [0.001, 2.5, 0.001]
+    (record,) = named()
+    for part in ("item 1, 2.5, of nap", "in nap\n    time.sleep(seconds)"):
+        assert part in record.message

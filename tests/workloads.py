@@ -593,3 +593,21 @@ def blas_threads():
                 return getattr(library, f"{prefix}openblas_get_num_threads{suffix}")()
     msg = "no OpenBLAS in numpy"
     raise AssertionError(msg)
+
+
+def nap(seconds):
+    """Sleep, and return for how long."""
+    time.sleep(seconds)
+    return seconds
+
+
+def company(folder, item):
+    """Return how many tasks are in this call at some time while this one is."""
+    here = Path(folder) / f"here-{item}"
+    here.touch()
+    most = 0
+    for _ in range(20):
+        most = max(most, len(list(Path(folder).iterdir())))
+        time.sleep(0.005)
+    here.unlink()
+    return most

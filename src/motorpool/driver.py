@@ -39,7 +39,8 @@ from motorpool.errors import (
 )
 from motorpool.feeder import Buffer, Feeder
 from motorpool.jobs import Job, Record, lost_error, start_error
-from motorpool.looking import look
+from motorpool.looking import look, task_of, tell_slow
+from motorpool.lookout import LOOK_SECONDS, Lookout
 from motorpool.messages import (
     CALL_ARGUMENTS,
     BreakPool,
@@ -55,6 +56,7 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    NameSlow,
     RecallChunks,
     SendChunk,
     StartWorker,
@@ -105,6 +107,9 @@ class Driver:
         self.let_go = self._released.append
         self._callbacks = CallbackThread()
         self._attendant = Attendant(engine.fileno(), self._attend, self._attend_if_needed)
+        # Memory is the machine's: what runs elsewhere has its own.
+        self._lookout = None if engine.abilities.machines else Lookout()
+        self._look_at = 0.0
         self._closed = False
         self._end: BaseException | None = None  # why no job will ever end
         try:
@@ -417,10 +422,20 @@ class Driver:
                 return
             self._handle(event)  # type: ignore[arg-type]
         wake_at = self._scheduler.wake_at
-        if wake_at is not None and time.monotonic() >= wake_at:
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_around(now)
+        elif wake_at is not None and now >= wake_at:
             self._handle(Tick())
         if self._scheduler.has_idle:
             self._sync_inputs()
+
+    def _look_around(self, now: float) -> None:
+        self._look_at = now + LOOK_SECONDS
+        news = self._lookout.look() if self._lookout is not None else None
+        if news is not None:
+            self._handle(news)
+        self._handle(Tick())
 
     def _handle(self, event: Event) -> None:
         self._execute(self._scheduler.handle(event, time.monotonic()))
@@ -453,6 +468,13 @@ class Driver:
 
     def _kill_worker(self, command: KillWorker) -> None:
         self.engine.kill_worker(command.worker)
+
+    def _name_slow(self, command: NameSlow) -> None:
+        task = task_of(command.worker, self.engine, self._scheduler, self._jobs)
+        if task.function is not None:
+            stack = self.engine.ask_stacks([command.worker])()[0][0]
+            # On a thread that holds no lock.
+            self._callbacks.put(tell_slow, task._replace(stack=stack), _nothing)
 
     def _recall(self, command: RecallChunks) -> None:
         self.engine.recall(command.worker)
@@ -506,6 +528,7 @@ class Driver:
         StartWorker: _start_worker,
         StopWorker: _stop_worker,
         KillWorker: _kill_worker,
+        NameSlow: _name_slow,
         RecallChunks: _recall,
         Deliver: _deliver,
         FailItem: _fail_item,
@@ -658,3 +681,7 @@ class Driver:
                 job.record.fail_all(broken)
         self._scheduler = self._scheduler.succeed()
         self._wake_sleepers()
+
+
+def _nothing() -> None:
+    """Do nothing."""

@@ -1,5 +1,6 @@
 """Look at the workers of a pool: which task each is running, and where it is in it."""
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -61,4 +62,11 @@ def task_of(
         index=now.item,
         item=short_repr(job.items[now.item : now.item + 1][0]),
         seconds=time.monotonic() - running[1],
+    )
+
+
+def tell_slow(task: WorkerStack) -> None:
+    """Name a task in the log that runs far longer than others of its function."""
+    logging.getLogger("motorpool").warning(
+        "a task runs far longer than others of %s: %s", task.function, task
     )

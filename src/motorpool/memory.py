@@ -4,14 +4,19 @@ Everything is read from `/proc` and the cgroups' files. What cannot be read
 counts as unknown, and unknown memory limits nothing.
 """
 
+import math
 import mmap
 import re
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 # How long a count of pages is trusted.
 RECOUNT_SECONDS = 1.0
+# A reading of kills is renewed after the one, and says nothing after the other.
+FRESH_SECONDS = 2.0
+STALE_SECONDS = 10.0
 _ANONYMOUS = re.compile(rb"^(?:RssAnon|VmSwap):\s*(\d+) kB", re.MULTILINE)
 _ROLLUP = re.compile(rb"^(Anonymous|Private_Clean|Private_Dirty|SwapPss):\s*(\d+) kB", re.MULTILINE)
 _RESIDENT = re.compile(rb"^(VmRSS|VmHWM):\s*(\d+) kB", re.MULTILINE)
@@ -81,27 +86,34 @@ def reset_peak() -> bool:
     return True
 
 
+class Space(NamedTuple):
+    """Bytes of memory that are left, and in all, and whose they are."""
+
+    available: int
+    total: int
+    of: str
+
+
 class Room:
     """How much memory is left, for the machine and for the cgroups of this process."""
 
     def __init__(self) -> None:
         self._groups = memory_groups()
 
-    def read(self) -> tuple[int, int, str] | None:
-        """Return bytes available, bytes in all, and of what, where it is tightest."""
-        readings = [_machine(), *map(_group, self._groups)]
-        known = [reading for reading in readings if reading is not None]
-        return min(known, key=lambda reading: reading[0] / reading[1], default=None)
+    def read(self) -> list[Space]:
+        """Return what is left, and of what."""
+        return [space for space in (_machine(), *map(_group, self._groups)) if space is not None]
 
 
-def _machine() -> tuple[int, int, str] | None:
+def _machine() -> Space | None:
     with suppress(OSError, KeyError):
         sizes = dict(_AVAILABLE.findall(Path("/proc/meminfo").read_bytes()))
-        return int(sizes[b"MemAvailable"]) << 10, int(sizes[b"MemTotal"]) << 10, "the machine"
+        available, total = (int(sizes[name]) << 10 for name in (b"MemAvailable", b"MemTotal"))
+        return Space(available, total, "the machine")
     return None
 
 
-def _group(group: Path) -> tuple[int, int, str] | None:
+def _group(group: Path) -> Space | None:
     """Return the same of a cgroup; None if it has no limit."""
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     if not (group / names[0]).exists():
@@ -114,7 +126,7 @@ def _group(group: Path) -> tuple[int, int, str] | None:
         cached = sum(map(int, _INACTIVE.findall((group / "memory.stat").read_bytes())[-1:]))
     except (OSError, ValueError):
         return None
-    return limit - max(used - cached, 0), limit, f"the cgroup {group}"
+    return Space(limit - max(used - cached, 0), limit, f"the cgroup {group}")
 
 
 def memory_groups() -> list[Path]:
@@ -152,22 +164,39 @@ class OomKills:
     """
 
     def __init__(self) -> None:
-        groups = memory_groups()
-        self._files = [Path("/proc/vmstat")]
-        self._files += [group / "memory.oom_control" for group in groups]  # version 1
-        self._files += [group / "memory.events" for group in groups]
-        self._before = self._latest = self._read()
+        self._files: list[Path] = []
+        self._before: dict[Path, int] = {}
+        self._latest: dict[Path, int] = {}
+        self._read_at = -math.inf
 
     def refresh(self) -> None:
-        """Take a reading: the one before the last is what `rose` compares with."""
-        self._before, self._latest = self._latest, self._read()
+        """Take a reading, if the last one is not fresh: `rose` compares with the one before it."""
+        now = time.monotonic()
+        age = now - self._read_at
+        if age < FRESH_SECONDS:
+            return
+        if not self._files:
+            groups = memory_groups()
+            self._files = [
+                Path("/proc/vmstat"),
+                *(group / "memory.oom_control" for group in groups),  # version 1
+                *(group / "memory.events" for group in groups),
+            ]
+        latest = self._read()
+        self._before = self._latest if age < STALE_SECONDS else latest
+        self._latest = latest
+        self._read_at = now
 
     def rose(self) -> bool | None:
-        """Tell whether a process was killed since, None if there are no counts."""
+        """Tell whether a process was killed in the last seconds; None if that is unknown."""
         now = self._read()
-        if not now:
+        risen = [name for name, count in now.items() if count > self._before.get(name, count)]
+        if not now or (risen and time.monotonic() > self._read_at + STALE_SECONDS):
             return None
-        return any(count > self._before.get(name, count) for name, count in now.items())
+        for name in risen:  # One kill explains one death.
+            self._before[name] += 1
+            self._latest[name] = max(self._latest[name], self._before[name])
+        return bool(risen)
 
     def _read(self) -> dict[Path, int]:
         found = {}
@@ -177,3 +206,6 @@ class OomKills:
                 if counts:
                     found[file] = int(counts[0])
         return found
+
+
+OOM_KILLS = OomKills()

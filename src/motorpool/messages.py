@@ -220,6 +220,12 @@ class CapacityChanged(NamedTuple):
     workers: int
 
 
+class MemoryNews(NamedTuple):
+    """The machine's memory runs short, or no longer does."""
+
+    is_short: bool
+
+
 class Closed(NamedTuple):
     """No more jobs will come; workers may leave when the last is done."""
 
@@ -243,6 +249,7 @@ Event = (
     | WorkerLost
     | ChunkLost
     | CapacityChanged
+    | MemoryNews
     | Closed
     | Tick
 )
@@ -275,6 +282,12 @@ class StopWorker(NamedTuple):
 
 class KillWorker(NamedTuple):
     """End a worker in the midst of a task."""
+
+    worker: int
+
+
+class NameSlow(NamedTuple):
+    """Say what a worker has been running for so long."""
 
     worker: int
 
@@ -321,6 +334,7 @@ Command = (
     | StartWorker
     | StopWorker
     | KillWorker
+    | NameSlow
     | RecallChunks
     | Deliver
     | FailItem

@@ -34,7 +34,7 @@ from motorpool.engines.stacks import Target, ask_stacks
 from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
-from motorpool.memory import Gauge, OomKills
+from motorpool.memory import OOM_KILLS, Gauge
 from motorpool.messages import (
     ANSWER,
     CALL,
@@ -128,7 +128,7 @@ class ProcessEngine:
     ) -> None:
         self._context = context
         self._limits = limits
-        self._oom_kills = OomKills()
+        OOM_KILLS.refresh()
         self._watch = (
             MemoryWatch(limits.memory, lambda: list(self._workers.values()))
             if limits.memory
@@ -512,7 +512,7 @@ class ProcessEngine:
             log_outgrown(worker.popen.pid, worker.page.outgrown_at, self._limits.memory)
         if exitcode != -signal.SIGKILL:
             return Memory(worker.popen.peak)
-        killed_by_kernel = None if worker.overrun else self._oom_kills.rose()
+        killed_by_kernel = None if worker.overrun else OOM_KILLS.rose()
         return Memory(worker.popen.peak, worker.overrun, self._limits.memory, killed_by_kernel)
 
     def _drop(self, worker: _Worker) -> None:

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from motorpool.scheduler.slow import Lengths
+
 # A chunk aims at this much work: long enough that the 0.1 ms it costs to send
 # one is lost in it, short enough for results to flow and for a fair end.
 TARGET_SECONDS = 0.004
@@ -58,15 +60,17 @@ def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
 class Cost:
     """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
 
-    __slots__ = ("seconds",)
+    __slots__ = ("lengths", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.lengths = Lengths()
 
     def add(self, items: int, seconds: float) -> None:
         """Learn from `items` that took `seconds` together; later ones count for more."""
         mean = max(seconds / items, 1e-9)
         self.seconds = mean if not self.seconds else 0.5 * self.seconds + 0.5 * mean
+        self.lengths.add(items, mean)
 
 
 def chunk_size(remaining: int, workers: int, seconds: float, target: float = TARGET_SECONDS) -> int:

@@ -38,6 +38,8 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    MemoryNews,
+    NameSlow,
     RecallChunks,
     SendChunk,
     StartWorker,
@@ -48,6 +50,7 @@ from motorpool.messages import (
     WorkerReady,
     WorkerStarted,
 )
+from motorpool.scheduler import slow
 from motorpool.scheduler.chunking import (
     AHEAD_CHUNKS,
     MESSAGE_SECONDS,
@@ -97,6 +100,8 @@ class Scheduler:
         self._number = 0
         self._commands: list[Command] = []
         self._now = 0.0
+        self._memory_is_short = False
+        self._review_at = 0.0
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             JobSubmitted: self._on_submitted,
             InputArrived: self._on_input,
@@ -112,6 +117,7 @@ class Scheduler:
             WorkerLost: self._on_lost,
             ChunkLost: self._on_chunk_lost,
             CapacityChanged: self._on_capacity,
+            MemoryNews: self._on_memory,
             Closed: self._on_closed,
             Tick: self._on_tick,
         }
@@ -183,6 +189,7 @@ class Scheduler:
         heir = Scheduler(self.size, self._tasks_per_worker, self._message_seconds)
         heir._number = self._number
         heir._is_closed = self._is_closed
+        heir._memory_is_short = self._memory_is_short
         heir._restart_at = self._restart_at
         for number, killed in self.workers.items():
             worker = heir.workers[number] = Worker(number, self._tasks_per_worker)
@@ -254,14 +261,19 @@ class Scheduler:
         return None
 
     def _dispatch(self) -> None:
-        while self._idle and (job := self._first_job()) is not None:
+        while self._idle and (job := self._first_job()) is not None and self._has_memory():
             _, worker = self._idle.popitem()
             self._send(worker, job)
+
+    def _has_memory(self) -> bool:
+        """Tell whether a chunk may be sent to an idle worker: one always runs."""
+        return not self._memory_is_short or not any(w.chunks for w in self.workers.values())
 
     def _send_ahead(self, worker: Worker) -> None:
         """Keep `worker` busy beyond what it runs, while nobody is idle."""
         while (
             not self._idle
+            and not self._memory_is_short
             and len(worker.chunks) < AHEAD_CHUNKS
             and worker.tasks_left > 0
             and (job := self._first_job()) is not None
@@ -503,6 +515,9 @@ class Scheduler:
         worker.is_leaving = True
         self._commands.append(StopWorker(worker.id))
 
+    def _on_memory(self, event: MemoryNews) -> None:
+        self._memory_is_short = event.is_short
+
     def _on_closed(self, _event: Closed) -> None:
         self._is_closed = True
 
@@ -518,11 +533,24 @@ class Scheduler:
         self._restart_at = [at for at in self._restart_at if at > self._now]
         for _ in due:
             self._start_one()
-        if self._idle and self._first_job() is None:
+        if self._idle and not self._memory_is_short and self._first_job() is None:
             for worker in self.workers.values():
                 if self._is_stuck(worker) and self._now >= worker.news + self._timing.recall:
                     worker.recalled = True
                     self._commands.append(RecallChunks(worker.id))
+        if self._now >= self._review_at:
+            self._review_at = self._now + slow.LEAST_SECONDS / 8
+            self._name_slow()
+
+    def _name_slow(self) -> None:
+        """Name each task once that runs far longer than others of its function."""
+        for worker in self.workers.values():
+            if not worker.chunks or worker.named == worker.since:
+                continue
+            job = self.jobs.get(worker.chunks[0][1])
+            if job is not None and self._now - worker.since >= job.cost.lengths.patience():
+                worker.named = worker.since
+                self._commands.append(NameSlow(worker.id))
 
     @staticmethod
     def _is_stuck(worker: Worker) -> bool:
@@ -530,7 +558,13 @@ class Scheduler:
 
     def _plan_wake(self) -> None:
         wake = min(self._restart_at) if self._restart_at else None
-        if self._idle and self.jobs and not self._queue and len(self._idle) < len(self.workers):
+        if (
+            self._idle
+            and self.jobs
+            and not self._queue
+            and not self._memory_is_short
+            and len(self._idle) < len(self.workers)
+        ):
             for worker in self.workers.values():
                 if worker.chunks and self._is_stuck(worker):
                     at = worker.news + self._timing.recall

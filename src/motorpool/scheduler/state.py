@@ -93,6 +93,7 @@ class Worker:
         "is_killed",
         "is_leaving",
         "is_ready",
+        "named",
         "news",
         "recalled",
         "since",
@@ -108,6 +109,7 @@ class Worker:
         self.tasks_left: float = tasks if tasks is not None else float("inf")
         self.news = 0.0
         self.since = 0.0  # when what it runs began, or a little earlier
+        self.named = -1.0  # the `since` of a slow task that was named
         self.recalled = False
 
     def has_unbegun(self) -> bool:
