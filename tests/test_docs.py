@@ -40,7 +40,7 @@ def heading_above(page, position):
     return re.sub(r"\W+", "-", headings[-1].lower())
 
 
-PAGES = ("README.md", "docs/engines.md")
+PAGES = ("README.md", "docs/engines.md", "docs/limits.md")
 
 
 def scripts(name):

@@ -127,15 +127,15 @@ def test_memory_of_the_parent_is_not_the_worker_s():
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("chunksize", [None, 1, 30])
-def test_worker_that_leaks_is_replaced_and_no_result_is_lost(make_process_pool, chunksize):
+@pytest.mark.parametrize(("width", "chunksize"), [(2, None), (2, 1), (1, 30)])
+def test_worker_that_leaks_is_replaced_and_no_result_is_lost(make_process_pool, width, chunksize):
     """Tasks that leave memory behind all succeed, one generation of workers after the other."""
-    pool = make_process_pool(memory_limit=LIMIT)
+    pool = make_process_pool(width, memory_limit=LIMIT)
     found = pool.map_async(workloads.leak, range(30), chunksize).get(timeout=DEADLINE)
 
     assert [item for item, _ in found] == list(range(30))
     assert len({pid for _, pid in found}) >= 4
-    assert len(pool._pool) == 2
+    assert len(pool._pool) == width
 
 
 def test_calls_one_by_one_that_leak_are_kept(make_process_pool, caplog):

@@ -39,7 +39,7 @@ from motorpool.errors import (
 )
 from motorpool.feeder import Buffer, Feeder
 from motorpool.jobs import Job, Record, lost_error, start_error
-from motorpool.looking import look, task_of, tell_slow
+from motorpool.looking import look, stack_of, task_of, tell_slow
 from motorpool.lookout import LOOK_SECONDS, Lookout
 from motorpool.messages import (
     CALL_ARGUMENTS,
@@ -472,7 +472,7 @@ class Driver:
     def _name_slow(self, command: NameSlow) -> None:
         task = task_of(command.worker, self.engine, self._scheduler, self._jobs)
         if task.function is not None:
-            stack = self.engine.ask_stacks([command.worker])()[0][0]
+            stack = stack_of(command.worker, self.engine)
             # On a thread that holds no lock.
             self._callbacks.put(tell_slow, task._replace(stack=stack), _nothing)
 

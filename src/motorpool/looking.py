@@ -65,6 +65,15 @@ def task_of(
     )
 
 
+def stack_of(worker: int, engine: Engine) -> str:
+    """Return the stack of what a worker runs, or in parentheses why there is none.
+
+    The lock may be held: this takes a millisecond, or half a second if the
+    worker does not answer.
+    """
+    return engine.ask_stacks([worker])()[0][0]
+
+
 def tell_slow(task: WorkerStack) -> None:
     """Name a task in the log that runs far longer than others of its function."""
     logging.getLogger("motorpool").warning(
