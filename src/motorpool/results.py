@@ -205,11 +205,21 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
     def fail_all(self, error: BaseException) -> None:
         """End with `error`, whatever is there already."""
         self._error = error
-        if isinstance(error, MotorpoolError) and not isinstance(error, PoolTerminatedError):
+        if _is_news(error):
             self._unseen = Unseen(error)
         self._is_complete = True
         self._callback = self._error_callback = None
         self._be_ready()
+
+
+def _is_news(error: BaseException) -> bool:
+    """Tell whether an error that ends a job comes from neither `terminate` nor an interrupt."""
+    return (
+        isinstance(error, MotorpoolError)
+        and not isinstance(error, PoolTerminatedError)
+        # Ctrl-C in the midst of a step: it is raised by itself, too.
+        and isinstance(error.__cause__, (Exception, type(None)))
+    )
 
 
 class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: ignore[type-arg]
