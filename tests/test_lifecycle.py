@@ -529,8 +529,8 @@ def test_pool_outlives_an_interrupt_that_was_caught(start_script, start_method):
     script = start_script(
         """
 with open_pool() as pool:
-    pool.apply_async(workloads.write_pid_then_wait, (file('busy'), file('gate')))
     try:
+        pool.apply_async(workloads.write_pid_then_wait, (file('busy'), file('gate')))
         pool.map(workloads.wait_for, [file('gate'), file('gate')], 1)
     except KeyboardInterrupt:
         open(file('caught'), 'w').close()
