@@ -6,6 +6,7 @@ import importlib
 import linecache
 import multiprocessing
 import os
+import threading
 from multiprocessing import resource_tracker
 
 import pytest
@@ -112,6 +113,31 @@ def test_environment_names_the_engine(monkeypatch):
     monkeypatch.setenv("MOTORPOOL_ENGINE", "threads")
     with motorpool.Pool(2) as pool:
         assert set(pool.map(workloads.process_id, range(10))) == {os.getpid()}
+
+
+def test_environment_names_an_executor(monkeypatch):
+    """A program needs no change to run on an executor: it is made by name, and shut down."""
+    monkeypatch.setenv("MOTORPOOL_ENGINE", "concurrent.futures:ThreadPoolExecutor")
+    before = threading.active_count()
+    with motorpool.Pool(2, engine_options={"thread_name_prefix": "ours"}) as pool:
+        names = set(pool.map(workloads.thread_name, range(10)))
+
+    assert all(name.startswith("ours") for name in names)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(
+    ("engine", "error"),
+    [
+        ("no_such_module:Executor", motorpool.EngineNotInstalledError),
+        ("concurrent.futures:Nothing", ValueError),
+        ("builtins:dict", TypeError),
+    ],
+)
+def test_named_executor_that_is_none_is_refused(engine, error):
+    """A name that leads to no executor is refused at the call."""
+    with pytest.raises(error, match=engine):
+        motorpool.Pool(engine=engine)
 
 
 def test_missing_package_is_named(monkeypatch):

@@ -41,6 +41,11 @@ def add_length(data, number):
     return len(data) + number
 
 
+def thread_name(_item):
+    """Return the name of the thread."""
+    return threading.current_thread().name
+
+
 def same(item):
     """Return `item`."""
     return item

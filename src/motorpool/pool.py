@@ -47,9 +47,9 @@ class Pool(Lifecycle):
     engine
         Where the workers are: ``"processes"``, ``"threads"``, ``"ray"``,
         ``"ray://head:10001"``, ``"dask"``, ``"tcp://scheduler:8786"``, a
-        `distributed.Client` or `Cluster`, or any executor with a method
-        `submit`. By default what the environment variable `MOTORPOOL_ENGINE`
-        names, else processes of this machine.
+        `distributed.Client` or `Cluster`, any executor with a method `submit`,
+        or ``"module:name"`` of what makes one. By default what the environment
+        variable `MOTORPOOL_ENGINE` names, else processes of this machine.
     engine_options
         For engines other than processes and threads: passed on to the engine.
     memory_limit

@@ -8,6 +8,7 @@
     "dask", "tcp://scheduler:8786"    Dask: a cluster started here, or at an address
     a Client or Cluster of Dask       that one
     an object with `submit`           any executor, as of `concurrent.futures`
+    "module:name"                     the executor that a call of that gives
 """
 
 import importlib
@@ -86,9 +87,12 @@ def _named(name: str) -> Choice:
         return Choice(_SCHEMES[scheme], name)
     if name in HOMES and name != "executor":
         return Choice(name)
+    if all(part.isidentifier() for part in name.replace(":", ".", 1).split(".")) and ":" in name:
+        return Choice("executor", name)
     msg = (
         f"unknown engine {name!r}: pass 'processes', 'threads', 'ray', 'ray://head:10001', 'dask', "
-        f"'tcp://scheduler:8786', a Client or Cluster of Dask, or an executor"
+        f"'tcp://scheduler:8786', a Client or Cluster of Dask, an executor, or 'module:name' of "
+        f"what makes one"
     )
     raise ValueError(msg)
 

@@ -1,9 +1,11 @@
 """Workers of any executor: `concurrent.futures`, mpi4py, loky, executorlib, parsl, and others.
 
 All that is asked of it is `submit`, and futures with `add_done_callback`. It
-belongs to the user, who shuts it down.
+belongs to the user, who shuts it down, unless it was named: then it is made
+here, and shut down at the end.
 """
 
+import importlib
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
 from typing import Any
@@ -12,6 +14,7 @@ from motorpool.cpus import cpu_count
 from motorpool.engines.base import Abilities, Initializer
 from motorpool.engines.programs import Program
 from motorpool.engines.remote import RemoteEngine, Task
+from motorpool.errors import EngineNotInstalledError
 from motorpool.worker.remote import run_remote_chunk
 
 # A program beyond this size does not go with every chunk.
@@ -21,7 +24,7 @@ _OPTIONS = ("max_workers", "message_seconds")
 
 
 class ExecutorEngine(RemoteEngine):
-    """Workers of an executor that the user has made."""
+    """Workers of an executor that the user has made, or named as "module:name"."""
 
     name = "executor"
     abilities = Abilities(machines=True)
@@ -33,18 +36,24 @@ class ExecutorEngine(RemoteEngine):
         processes: int | None,
         options: Mapping[str, Any],
     ) -> None:
+        self._is_ours = isinstance(executor, str)
         unknown = sorted(set(options) - set(_OPTIONS))
-        if unknown:
+        if unknown and not self._is_ours:
             msg = f"engine_options of an executor are {', '.join(_OPTIONS)}, not {unknown[0]!r}"
             raise ValueError(msg)
-        super().__init__(initializer, processes, options)
-        self._executor = executor
-        self.message_seconds = options.get("message_seconds", self.message_seconds)
+        rest = dict(options)
+        self.message_seconds = rest.pop("message_seconds", self.message_seconds)
+        self._executor = _make(executor, rest) if self._is_ours else executor
+        try:
+            super().__init__(initializer, processes, rest)
+        except BaseException:
+            self._close(0.0)
+            raise
 
     @property
     def capacity(self) -> int:
         """What the executor says of its size, else the CPUs of this machine."""
-        for name in ("max_workers", "_max_workers"):
+        for name in ("max_workers", "_max_workers", "num_workers"):
             size = self.options.get(name) or getattr(self._executor, name, None)
             if isinstance(size, int) and size > 0:
                 return size
@@ -78,9 +87,30 @@ class ExecutorEngine(RemoteEngine):
             self.failed(task, error)
 
     def _close(self, patience: float) -> None:
-        """Let go of the executor, which is the user's."""
-        del patience
-        self._executor = None
+        """Let go of the executor; shut it down if it was made here."""
+        executor, self._executor = self._executor, None
+        if self._is_ours:
+            executor.shutdown(wait=patience > 0)
 
     def _cancel(self, task: Task) -> bool:
         return bool(task.future.cancel())
+
+
+def _make(name: str, options: Mapping[str, Any]) -> Any:
+    """Return the executor that a call of `name`, as "module:name", gives."""
+    module, _, attributes = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        msg = f"engine={name!r} needs the module {error.name!r}, which is not installed here"
+        raise EngineNotInstalledError(msg) from error
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            msg = f"engine={name!r}: {module!r} has no {attributes!r}"
+            raise ValueError(msg)
+        found = getattr(found, attribute)
+    executor = found(**options)
+    if not callable(getattr(executor, "submit", None)):
+        msg = f"engine={name!r} gave {executor!r}, which has no method `submit`"
+        raise TypeError(msg)
+    return executor
