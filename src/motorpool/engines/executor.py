@@ -44,6 +44,8 @@ class ExecutorEngine(RemoteEngine):
         rest = dict(options)
         self.message_seconds = rest.pop("message_seconds", self.message_seconds)
         self._executor = _make(executor, rest) if self._is_ours else executor
+        # The thread that serves executorlib's queue dies of a cancelled future.
+        self._can_cancel = not type(self._executor).__module__.startswith("executorlib.")
         try:
             super().__init__(initializer, processes, rest)
         except BaseException:
@@ -93,7 +95,12 @@ class ExecutorEngine(RemoteEngine):
             executor.shutdown(wait=patience > 0)
 
     def _cancel(self, task: Task) -> bool:
-        return bool(task.future.cancel())
+        if not self._can_cancel:
+            return False
+        try:
+            return bool(task.future.cancel())
+        except NotImplementedError:  # parsl's cannot
+            return False
 
 
 def _make(name: str, options: Mapping[str, Any]) -> Any:

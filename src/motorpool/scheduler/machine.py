@@ -102,6 +102,8 @@ class Scheduler:
         self._now = 0.0
         self._memory_is_short = False
         self._review_at = 0.0
+        self._unbegun: set[Worker] = set()  # all that has_unbegun() is true of, and others
+        self._recall_at: float | None = None
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             JobSubmitted: self._on_submitted,
             InputArrived: self._on_input,
@@ -300,6 +302,8 @@ class Scheduler:
             worker.news = worker.since = self._now
             worker.recalled = False
         worker.chunks.append([number, job.id, start, stop, bool(job.chunksize)])
+        if len(worker.chunks) > 1 or stop - start > 1:
+            self._unbegun.add(worker)
         budget = -self._timing.budget if job.chunksize else self._timing.budget
         self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
 
@@ -451,6 +455,7 @@ class Scheduler:
     def _on_lost(self, event: WorkerLost) -> None:
         worker = self.workers.pop(event.worker)
         self._idle.pop(event.worker, None)
+        self._unbegun.discard(worker)
         for chunk in worker.chunks:
             if chunk[0] == event.number:
                 self._recover(chunk, event)
@@ -563,10 +568,20 @@ class Scheduler:
             and self.jobs
             and not self._queue
             and not self._memory_is_short
-            and len(self._idle) < len(self.workers)
+            and self._unbegun
         ):
-            for worker in self.workers.values():
-                if worker.chunks and self._is_stuck(worker):
-                    at = worker.news + self._timing.recall
-                    wake = at if wake is None else min(wake, at)
+            if self._recall_at is None or self._recall_at <= self._now:
+                self._recall_at = self._next_recall()
+            at = self._recall_at
+            if at is not None:
+                wake = at if wake is None else min(wake, at)
+        else:
+            self._recall_at = None
         self.wake_at = wake
+
+    def _next_recall(self) -> float | None:
+        # Looked for once in a while, not at each event: news only put it off.
+        unbegun = {worker for worker in self._unbegun if worker.has_unbegun()}
+        self._unbegun = unbegun
+        news = [worker.news for worker in unbegun if self._is_stuck(worker)]
+        return min(news) + self._timing.recall if news else None
