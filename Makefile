@@ -30,7 +30,7 @@ BENCH_TOOLS := $(BENCH_VENV)/.bench-tools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick downstream bench lint format docs clean
+.PHONY: help demo test quick downstream bench lint format docs growth clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ format: $(TEST_TOOLS) ## Rewrite the source in the style that `lint` asks for
 docs: STEPS := 2
 docs: $(INSTALLED) ## Write the parts of the docs that are made from the source
 	@$(BIN)/python docs/abilities.py
+
+growth: STEPS := 3
+growth: $(INSTALLED) ## Simulate thousands of workers and draw docs/growth.svg (ten minutes)
+	@echo "[3/$(STEPS)] installing what draws"
+	@$(PIP) -e '.[docs]'
+	@$(BIN)/python docs/growth.py
 
 clean: ## Remove the environments, builds and caches
 	rm -rf .venv build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
