@@ -28,6 +28,7 @@ from motorpool.messages import (
     RecallChunks,
     SendChunk,
     StartWorker,
+    Tick,
     WorkerReady,
     WorkerStarted,
 )
@@ -39,7 +40,7 @@ WORKERS = (10, 100, 1000, 10_000)
 LENGTHS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 ITEM_SECONDS = 0.0005
 LATENCY = 50e-6
-CHUNKS_PER_WORKER = 30
+CHUNKS_PER_WORKER = 40
 ENOUGH = 0.95
 
 
@@ -127,6 +128,9 @@ class Growth:
         """Have the driver handle an event when its turn comes."""
         done = self.spend()
         self.execute(self.scheduler.handle(event, done))
+        wake = self.scheduler.wake_at
+        if wake is not None and wake <= done:
+            self.execute(self.scheduler.handle(Tick(), done))
 
 
 def measured() -> dict[str, float]:

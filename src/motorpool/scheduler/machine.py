@@ -102,7 +102,7 @@ class Scheduler:
         self._now = 0.0
         self._memory_is_short = False
         self._review_at = 0.0
-        self._unbegun: set[Worker] = set()  # all that has_unbegun() is true of, and others
+        self._unbegun: set[Worker] = set()  # all that are stuck, and others
         self._recall_at: float | None = None
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             JobSubmitted: self._on_submitted,
@@ -332,6 +332,8 @@ class Scheduler:
         if event.stop > start:
             worker.news = worker.since = self._now
             worker.recalled = False
+            if worker.has_unbegun():
+                self._unbegun.add(worker)
         job = self.jobs.get(job_id)
         self._return_tasks(worker, chunk, event.stop, stop)
         if job is not None:
@@ -432,7 +434,10 @@ class Scheduler:
 
     def _on_ready(self, event: WorkerReady) -> None:
         self._failed_starts = 0
-        self.workers[event.worker].is_ready = True
+        worker = self.workers[event.worker]
+        worker.is_ready = True
+        if worker.has_unbegun():
+            self._unbegun.add(worker)
 
     def _on_not_started(self, event: WorkerNotStarted) -> None:
         self._starting -= 1
@@ -581,7 +586,6 @@ class Scheduler:
 
     def _next_recall(self) -> float | None:
         # Looked for once in a while, not at each event: news only put it off.
-        unbegun = {worker for worker in self._unbegun if worker.has_unbegun()}
-        self._unbegun = unbegun
-        news = [worker.news for worker in unbegun if self._is_stuck(worker)]
+        self._unbegun = {worker for worker in self._unbegun if self._is_stuck(worker)}
+        news = [worker.news for worker in self._unbegun]
         return min(news) + self._timing.recall if news else None
