@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from motorpool.engines.base import Abilities
+from motorpool.scheduler.chunking import MESSAGE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "motorpool"
@@ -82,9 +83,9 @@ def test_every_script_of_a_page_has_its_output_under_it(name):
     assert len(scripts(name)) == read(name).count("```python\n") > 0
 
 
-def load_abilities():
-    """Return the script that writes the table of abilities, as a module."""
-    spec = importlib.util.spec_from_file_location("abilities", ROOT / "docs" / "abilities.py")
+def load(name):
+    """Return a script of the docs as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -92,7 +93,7 @@ def load_abilities():
 
 def test_table_of_abilities_is_what_the_engines_declare():
     """The table in the docs is made from the engines' own words, all of them."""
-    script = load_abilities()
+    script = load("abilities")
 
     assert tuple(sorted(script.MEANINGS)) == tuple(sorted(Abilities._fields))
     assert script.renewed(page := read("docs/engines.md")) == page, "run `make docs`"
@@ -114,3 +115,20 @@ def test_architecture_names_every_file():
     unnamed = {name for name in files if not name.endswith("/__init__.py") and name not in page}
 
     assert unnamed == set()
+
+
+@pytest.mark.parametrize("workers", [10, 100, 1000])
+def test_chunks_that_the_scheduler_finds_keep_many_workers_busy(workers):
+    """What the page says of thousands of workers holds for the scheduler as it is."""
+    _, run = load("growth").adaptive(workers, 20e-6, MESSAGE_SECONDS)
+
+    assert run.efficiency >= 0.95
+    assert run.saturation <= 0.5
+
+
+def test_short_chunks_saturate_the_driver():
+    """The simulation shows what the longer chunks are for."""
+    run = load("growth").fixed(1000, 20e-6, 0.002)
+
+    assert run.efficiency < 0.5
+    assert run.saturation > 0.9
