@@ -54,20 +54,29 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     )
     adopt_orphans()
     begun = time.monotonic()
-    results = {scenario.name: runner.run(scenario) for scenario in chosen(_words(arguments.only))}
+    results: dict[str, Any] = {}
     facts = {
         **machine.describe(),
         "is_quick": settings.is_quick,
         "loops_per_second": round(settings.loops_per_second),
-        "seconds": round(time.monotonic() - begun),
     }
-    return {"machine": facts, "results": results}
+    run = {"machine": facts, "results": results}
+    for scenario in chosen(_words(arguments.only)):
+        results[scenario.name] = runner.run(scenario)
+        facts["seconds"] = round(time.monotonic() - begun)
+        # A run that is cut off can be shown with `--again`.
+        _save(run, arguments.out)
+    return run
 
 
-def _write(run: dict[str, Any], report: Report, folder: Path) -> None:
+def _save(run: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(run, indent=1, ensure_ascii=False)
     (folder / "performance.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write(run: dict[str, Any], report: Report, folder: Path) -> None:
+    _save(run, folder)
     try:
         from benchmarks.plots import draw
 
