@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from benchmarks import contenders, report
+from benchmarks import contenders, page, report
 from benchmarks.catalog import SCENARIOS, chosen
 from benchmarks.runner import Runner
 from benchmarks.scenario import Settings, at_least, at_most
@@ -128,3 +129,16 @@ def test_quick_run_measures_and_writes_what_it_found(tmp_path):
     assert set(statuses.values()) == {"measured"}, (statuses, run)
     assert ("startup.fork", "floor") in statuses
     assert "pool, first result, close: fork" in ended.stdout
+
+
+def test_tables_of_the_performance_page_are_what_the_run_wrote():
+    """No figure of the page was put there by hand, and its plots are there."""
+    text = page.PAGE.read_text(encoding="utf-8")
+    run = json.loads((page.PAGE.parent / "performance" / "performance.json").read_text("utf-8"))
+    named = re.findall(r"\]\((performance/[^)]+)\)", text)
+
+    assert page.read_section("measured") == report.as_markdown(
+        report.Report(run["results"]), run["machine"]
+    )
+    assert named
+    assert all((page.PAGE.parent / name).exists() for name in named)
