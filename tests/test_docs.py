@@ -1,4 +1,4 @@
-"""The README's scripts print what it says, and ARCHITECTURE.md names files that exist."""
+"""The README's scripts print what it says, and the files and tests that pages name exist."""
 
 import importlib.util
 import re
@@ -115,6 +115,22 @@ def test_architecture_names_every_file():
     unnamed = {name for name in files if not name.endswith("/__init__.py") and name not in page}
 
     assert unnamed == set()
+
+
+ROW = re.compile(r"^\| (?!what happens|---)(.*)\|$", re.MULTILINE)
+TEST_NAME = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
+
+
+@pytest.mark.quick
+def test_every_row_of_what_happens_when_names_a_test_that_exists():
+    """No row of the page goes without a test, and none names one that was renamed."""
+    rows = ROW.findall(read("docs/what-happens-when.md"))
+    assert rows
+    for row in rows:
+        named = TEST_NAME.findall(row)
+        assert named, row
+        for file, name in named:
+            assert f"\ndef {name}(" in read(f"tests/{file}"), row
 
 
 @pytest.mark.parametrize("workers", [10, 100, 1000])
