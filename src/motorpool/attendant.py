@@ -28,22 +28,22 @@ class Attendant:
         # Reentrant: a garbage collection inside may drop an iterator, which attends.
         self._lock: Any = threading.RLock()
         self._thread: threading.Thread | None = None
-        self._is_attending = False
+        self.is_attending = False
         self._is_closed = False
         self._epoll: select.epoll | None = None
         self._bell = Bell()
 
     def attend(self, *, now: bool) -> None:
         """Attend from now on; `now`: do not wait for an event first."""
-        if self._is_attending and not now:
+        if self.is_attending and not now:
             return
         with self._lock:
             if self._is_closed:
                 return
             if self._thread is None:
                 self._start()
-            if not self._is_attending:
-                self._is_attending = True
+            if not self.is_attending:
+                self.is_attending = True
                 self._switch(select.EPOLLIN)
             if now:
                 self._bell.ring()
@@ -57,10 +57,10 @@ class Attendant:
 
     def rest(self) -> None:
         """Leave the pool to somebody else."""
-        if not self._is_attending:
+        if not self.is_attending:
             return
         with self._lock:
-            self._is_attending = False
+            self.is_attending = False
             if not self._is_closed:
                 self._switch(0)
 
@@ -78,7 +78,7 @@ class Attendant:
                     self._bell.silence()
             if self._is_closed:
                 break
-            timeout = self._visit() if self._is_attending else None
+            timeout = self._visit() if self.is_attending else None
             if timeout is None:
                 self.rest()
                 # Work may have come between the visit and the rest.

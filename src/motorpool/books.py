@@ -10,13 +10,17 @@ from motorpool.errors import MotorpoolError
 class Books:
     """The driver's lock; an exception while it is held closes the books (see `Driver`)."""
 
-    def __init__(self, lock: Any, reset: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self, lock: Any, reset: Callable[[BaseException], None], complete: Callable[[], None]
+    ) -> None:
         self._lock = lock
         self._reset = reset
+        self._complete = complete
 
     def __enter__(self) -> None:
-        """Take the lock."""
+        """Take the lock, and put the direct call, if there is one, on the books."""
         self._lock.acquire()
+        self._complete()
 
     def __exit__(
         self,
@@ -26,22 +30,12 @@ class Books:
     ) -> None:
         """Leave the lock."""
         try:
-            if error is not None and not isinstance(error, (MotorpoolError, TypeError)):
-                self._reset(error)
+            if error is not None:
+                self.close(error)
         finally:
             self._lock.release()
 
-
-class CompleteBooks(Books):
-    """The same, with the direct call, if there is one, on the books."""
-
-    def __init__(
-        self, lock: Any, reset: Callable[[BaseException], None], complete: Callable[[], None]
-    ) -> None:
-        super().__init__(lock, reset)
-        self._complete = complete
-
-    def __enter__(self) -> None:
-        """Take the lock, and enter the direct call."""
-        self._lock.acquire()
-        self._complete()
+    def close(self, error: BaseException) -> None:
+        """Close the books because of `error`, if it is not one that is raised on purpose."""
+        if not isinstance(error, (MotorpoolError, TypeError)):
+            self._reset(error)

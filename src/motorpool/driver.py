@@ -16,7 +16,6 @@ Guarantees
   its cause, and the pool goes on with new workers and new books.
 """
 
-import os
 import threading
 import time
 import weakref
@@ -27,7 +26,7 @@ from itertools import count
 from typing import Any
 
 from motorpool.attendant import Attendant
-from motorpool.books import Books, CompleteBooks
+from motorpool.books import Books
 from motorpool.callbacks import CallbackThread
 from motorpool.direct import DirectCall
 from motorpool.engines.base import Engine, Function, StartFailed
@@ -68,9 +67,12 @@ from motorpool.messages import (
 from motorpool.results import AsyncResult, Stream, terminated, unwanted
 from motorpool.scheduler import Cost, Scheduler
 from motorpool.stacks import Stacks
+from motorpool.this_process import PROCESS
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5
+# A named tuple made like this takes half the time.
+_new = tuple.__new__
 
 
 class Driver:
@@ -88,7 +90,7 @@ class Driver:
 
     def __init__(self, engine: Engine, size: int, tasks_per_worker: int | None) -> None:
         self.engine = engine
-        self._pid = os.getpid()
+        self._pid = PROCESS.number
         self._scheduler = Scheduler(size, tasks_per_worker, engine.message_seconds)
         self._jobs: dict[int, Job] = {}
         self._feeders: dict[int, Feeder] = {}
@@ -96,8 +98,9 @@ class Driver:
         self._numbers = count()
         # Reentrant: a signal handler may call the pool in the midst of a step.
         lock = threading.RLock()
-        self._lock = CompleteBooks(lock, self._reset, self._enter_call)
-        self._lock_as_is = Books(lock, self._reset)
+        self._lock = Books(lock, self._reset, self._enter_call)
+        # For the direct call's own steps, which leave it where it is.
+        self._acquire, self._release = lock.acquire, lock.release
         self._call: DirectCall | None = None
         self._driving = threading.Lock()
         self._sleepers: deque[Any] = deque()
@@ -129,30 +132,58 @@ class Driver:
         is_awaited: bool,
     ) -> None:
         """Begin a job of one call; `is_awaited`: the caller waits for it right away."""
-        if self._call is not None or self._jobs or not self._call_directly(result, func, items):
+        self._acquire()
+        try:
+            is_sent = self._call is None and not self._jobs and self._send_call(result, func, items)
+        except BaseException as error:
+            self._lock.close(error)
+            raise
+        finally:
+            self._release()
+        if not is_sent:
             self.submit(result, func, CALL_ARGUMENTS, items, is_awaited=is_awaited)
         elif not is_awaited and not self._driving.locked():
             self._attendant.attend(now=False)
 
-    def _call_directly(
+    def _send_call(
         self, result: AsyncResult[Any], func: Callable[..., Any], items: list[Any]
     ) -> bool:
-        """Send a call to a worker that is idle, and tell whether there was one."""
-        with self._lock_as_is:
-            if self._closed or self._end is not None or self._pid != os.getpid():
-                self.check_open()
+        """Send a call to an idle worker, past the books; tell whether there was one."""
+        if self._closed or self._end is not None or self._pid != PROCESS.number:
+            self.check_open()
+        lent = self._scheduler.lend()
+        if lent is None:
+            return False
+        worker, number = lent
+        try:
             function = self.engine.prepare(func, CALL_ARGUMENTS)
-            lent = self._scheduler.lend()
-            if lent is None:
-                return False
-            worker, number = lent
-            try:
-                self.engine.send_call(worker, number, function, items)
-            except MotorpoolError:
-                self._scheduler.give_back(worker)
-                return False
-            self._call = DirectCall(result, function, items, worker, number, time.monotonic())
+            self.engine.send_call(worker, number, function, items)
+        except MotorpoolError:  # `submit` tells it in its own way.
+            self._scheduler.give_back(worker)
+            return False
+        began = time.monotonic()
+        self._call = _new(DirectCall, (result, function, items, worker, number, began))
         return True
+
+    def await_call(self, result: AsyncResult[Any]) -> bool:
+        """Wait for `result` if it is the direct call; return whether it is ready.
+
+        What `wait_until` does for anything, in a quarter of the steps.
+        """
+        call = self._call
+        if call is None or call.result is not result or self._pid != PROCESS.number:
+            return False
+        if not self._driving.acquire(False):
+            return False
+        try:
+            if self._attendant.is_attending:
+                self._attendant.rest()
+            if self._call is call:
+                self._turn(MOST_SECONDS)
+        finally:
+            self._driving.release()
+            self._hand_over()
+        return result.ready()
 
     def _enter_call(self) -> None:
         """Put the direct call, if there is one, on the books; the lock is held."""
@@ -166,6 +197,8 @@ class Driver:
     def _finish_call(self, call: DirectCall, values: list[Any]) -> None:
         self._call = None
         self._scheduler.give_back(call.worker)
+        if not call.function.is_shared:
+            self.engine.forget(call.function)
         call.result.resolve(values[0])
         if self._sleepers:
             self._wake_sleepers()
@@ -241,10 +274,10 @@ class Driver:
 
     def is_mine(self) -> bool:
         """Tell whether this is the process that made the pool."""
-        return self._pid == os.getpid()
+        return self._pid == PROCESS.number
 
     def _check_mine(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid != PROCESS.number:
             msg = (
                 f"this pool was made by process {self._pid}; a forked child cannot use it. "
                 f"Make a pool of its own here."
@@ -293,7 +326,7 @@ class Driver:
 
     def wait_until(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive, or sleep while another thread does, until `is_done()` or the deadline."""
-        if self._pid != os.getpid():
+        if self._pid != PROCESS.number:
             self._check_mine()
         while True:
             if self._driving.acquire(False):
@@ -332,9 +365,15 @@ class Driver:
             if self.is_ended:  # closed meanwhile
                 return
             raise
-        with self._lock_as_is:
+        self._acquire()
+        try:
             if self._end is None:
                 self._take(signs)
+        except BaseException as error:
+            self._lock.close(error)
+            raise
+        finally:
+            self._release()
         if self._abandoned:
             self._settle()
 

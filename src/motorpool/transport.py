@@ -8,6 +8,7 @@ Otherwise parent and worker could each wait for the other to read.
 
 import os
 from collections import deque
+from typing import Any
 
 from motorpool.messages import HEADER
 
@@ -28,7 +29,8 @@ class FrameReader:
         self._head: tuple[int, ...] = ()
         self._body = bytearray()
         self._filled = 0
-        self._frames: list[Frame] = []
+        self._last = b""
+        self._unread: bytes | None = None
         self.closed = False
 
     def read(self) -> list[Frame]:
@@ -36,15 +38,15 @@ class FrameReader:
 
         Raises BlockingIOError if the descriptor does not block and has nothing.
         """
-        if self._frames:
-            frames, self._frames = self._frames, []
-            return frames
-        if self._head:
+        if self._unread is not None:
+            data, self._unread = self._unread, None
+        elif self._head:
             return self._read_body()
-        try:
-            data = os.read(self._fd, _READ)
-        except ConnectionResetError:
-            data = b""
+        else:
+            try:
+                data = os.read(self._fd, _READ)
+            except ConnectionResetError:
+                data = b""
         if not data:
             self.closed = True
             return []
@@ -56,9 +58,27 @@ class FrameReader:
                 return [(*head[1:], data[_HEAD:])]
         return self._cut(data)
 
-    def unread(self, frames: list[Frame]) -> None:
-        """Have the next `read` return these frames."""
-        self._frames = frames
+    def read_one(self, kind: int, number: int) -> bytes | None:
+        """Read once; return the payload if that was just a frame of `kind` and `number`.
+
+        If it was anything else, or is not taken, `unread` has it read again.
+        """
+        if self._head or self._buffer:
+            return None
+        try:
+            data = self._last = os.read(self._fd, _READ)
+        except OSError:
+            return None
+        if len(data) >= _HEAD:
+            size, its_kind, its_number, *_ = _unpack(data)
+            if len(data) == _HEAD + size and its_kind == kind and its_number == number:
+                return data[_HEAD:]
+        self.unread()
+        return None
+
+    def unread(self) -> None:
+        """Have the next `read` give what `read_one` read."""
+        self._unread = self._last
 
     def _cut(self, data: bytes) -> list[Frame]:
         frames: list[Frame] = []
@@ -109,7 +129,7 @@ def pack(
     return [head + payload] if len(payload) < _SMALL else [head, payload]
 
 
-def write_all(fd: int, pieces: list[bytes]) -> None:
+def write_all(fd: int, pieces: list[Any]) -> None:
     """Write to a blocking descriptor, all of it."""
     for piece in pieces:
         written = os.write(fd, piece)
@@ -126,19 +146,19 @@ class FrameWriter:
         self._fd = fd
         self._pending: deque[memoryview] = deque()
 
-    def send(self, pieces: list[bytes]) -> bool:
+    def send(self, data: bytes) -> bool:
         """Write, and return whether all is out; if not, call `flush` when writable."""
-        if not self._pending and len(pieces) == 1:
-            try:
-                written = os.write(self._fd, pieces[0])
-            except BlockingIOError:
-                written = 0
-            if written == len(pieces[0]):
-                return True
-            self._pending.append(memoryview(pieces[0])[written:])
-            return False
-        self._pending.extend(memoryview(piece) for piece in pieces)
-        return self.flush()
+        if self._pending:
+            self._pending.append(memoryview(data))
+            return self.flush()
+        try:
+            written = os.write(self._fd, data)
+        except BlockingIOError:
+            written = 0
+        if written == len(data):
+            return True
+        self._pending.append(memoryview(data)[written:])
+        return False
 
     def flush(self) -> bool:
         """Write what is pending as far as it goes, and return whether all is out."""

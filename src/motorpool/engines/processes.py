@@ -42,6 +42,7 @@ from motorpool.messages import (
     FORGET,
     FUNCTION,
     HANDED_BACK,
+    HEADER,
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
@@ -313,7 +314,8 @@ class ProcessEngine:
         if self._watch is not None:
             self._watch.begin()
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
-        self._write(target, pieces)
+        for piece in pieces:
+            self._write(target, piece)
 
     def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
         """Send a chunk of one call to a worker that has nothing else to do."""
@@ -324,11 +326,12 @@ class ProcessEngine:
             refused = not_picklable("item 0", items[0], error)
             raise refused from error
         target.job = -1
-        if function.number not in target.functions or function.roots or _names_main(payload):
+        if function.number not in target.functions or function.roots or b"__main__" in payload:
             self._update(target, function)
         if self._watch is not None:
             self._watch.begin()
-        self._write(target, pack(CALL, number, 0, 1, function.number, math.inf, payload))
+        head = HEADER.pack(len(payload), CALL, number, 0, 1, function.number, math.inf)
+        self._write(target, head + payload)
 
     def _update(self, worker: _Worker, function: Function) -> None:
         """Tell a worker what it does not know for a job: names bound anew, the function."""
@@ -349,11 +352,12 @@ class ProcessEngine:
     def _send(
         self, worker: _Worker, kind: int, number: int = 0, start: int = 0, payload: bytes = b""
     ) -> None:
-        self._write(worker, pack(kind, number, start, 0, 0, 0.0, payload))
+        for piece in pack(kind, number, start, 0, 0, 0.0, payload):
+            self._write(worker, piece)
 
-    def _write(self, worker: _Worker, pieces: list[bytes]) -> None:
+    def _write(self, worker: _Worker, data: bytes) -> None:
         try:
-            is_out = worker.writer.send(pieces)
+            is_out = worker.writer.send(data)
         except (BrokenPipeError, ConnectionResetError):
             return  # Its pidfd tells.
         if not is_out and not worker.is_writing:
@@ -425,16 +429,15 @@ class ProcessEngine:
         target = self._workers[worker]
         if len(signs) != 1 or signs[0] != (target.fd, select.EPOLLIN):
             return None
-        frames = target.reader.read()
-        if len(frames) == 1 and frames[0][0] == RESULTS and frames[0][1] == number:
-            try:
-                values: list[Any] = loads(frames[0][6])
-            except Exception:  # noqa: S110 - `collect` tells it
-                pass
-            else:
-                return values
-        target.reader.unread(frames)
-        return None
+        payload = target.reader.read_one(RESULTS, number)
+        if payload is None:
+            return None
+        try:
+            values: list[Any] = loads(payload)
+        except Exception:
+            target.reader.unread()  # `collect` will tell it.
+            return None
+        return values
 
     def _flush(self, worker: _Worker) -> None:
         try:

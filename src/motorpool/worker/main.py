@@ -15,6 +15,7 @@ from motorpool.messages import (
     FORGET,
     FUNCTION,
     HANDED_BACK,
+    HEADER,
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
@@ -101,7 +102,10 @@ class Worker:
 
     def _next(self) -> Frame | None:
         while not self._inbox:
-            self._inbox.extend(self._reader.read())
+            frames = self._reader.read()
+            if len(frames) == 1:
+                return frames[0]
+            self._inbox.extend(frames)
             if self._reader.closed:
                 return None
         return self._inbox.popleft()
@@ -185,8 +189,11 @@ class Worker:
             value, raised = run_call(function.func, args, kwds)
             self._sending = True
             mixed, payload = dump_result(value, raised, function.func, (args, kwds))
-            head = MIXED_RESULTS if mixed else RESULTS, chunk, 0, 1, 1, perf_counter() - began
-            write_all(self._fd, pack(*head, payload))
+            kind = MIXED_RESULTS if mixed else RESULTS
+            seconds = perf_counter() - began
+            data = HEADER.pack(len(payload), kind, chunk, 0, 1, 1, seconds) + payload
+            if (written := os.write(self._fd, data)) < len(data):
+                write_all(self._fd, [memoryview(data)[written:]])
         self._running = None
         page.clear()
         if self._recalled:
