@@ -72,7 +72,6 @@ class SimulatedWorker:
         self.is_dead = False
         self._budget = 0.0
         self._seconds = 0.0
-        self._values = []
         self._paces = {}
         self._recall_noted = False
         self._page = (IDLE, LOADING, 0, {})
@@ -82,7 +81,6 @@ class SimulatedWorker:
         self.chunk, self._budget = self.inbox.popleft()
         self.running = Running(self.chunk.start, self.chunk.stop, self.chunk.number)
         self.is_answered = False
-        self._values = []
         self._seconds = 0.0
         self._page = (self.chunk.number, LOADING, 0, {})
 
@@ -107,7 +105,7 @@ class SimulatedWorker:
         index, upto = running.index, running.upto
         if upto == index + 1 < self.chunk.stop and not is_full:
             self._page[3][index] = index
-        self._values.extend(range(index, upto))
+        running.values.extend(range(index, upto))
         self._pace().add(upto - index, seconds)
         self._seconds += seconds
         running.index = upto
@@ -115,8 +113,9 @@ class SimulatedWorker:
 
     def answer(self):
         """Send the results; return whether the chunk is over, and not only its budget spent."""
-        running, seconds, values = self.running, self._seconds, self._values
-        worker, number, start, stop = self.number, running.number, running.start, running.index
+        running, seconds = self.running, self._seconds
+        start, values, _ = running.take()
+        worker, number, stop = self.number, running.number, start + len(values)
         if self._budget >= 0 or running.index >= running.stop:
             self.outbox.append(
                 ChunkDone(worker, number, start, stop, running.end, seconds, values, None)
@@ -124,8 +123,7 @@ class SimulatedWorker:
             self.is_answered = True
             return True
         self.outbox.append(ChunkProgressed(worker, number, start, stop, seconds, values, None))
-        running.start = stop
-        self._values = []
+        running.restart(stop)
         self._seconds = 0.0
         self._page = (*self._page[:3], {})
         return False
@@ -147,6 +145,10 @@ class SimulatedWorker:
         begin, end = self.running.recall()
         if begin < end:
             self.outbox.append(ItemsHandedBack(self.number, self.chunk.number, begin, end))
+        if self.running.has_unsent():
+            start, values, _ = self.running.take()
+            stop, number = start + len(values), self.chunk.number
+            self.outbox.append(ChunkProgressed(self.number, number, start, stop, 0.0, values, None))
 
     def lost(self):
         """Return the event of this worker's death."""
@@ -625,7 +627,7 @@ class Simulation:
         job = next(self._jobs)
         self._sources[job] = size
         self._streams[job] = [set(), 0, False]
-        self._feed(JobSubmitted(job, 0, chunksize, Cost(), is_open=True, window=0))
+        self._feed(JobSubmitted(job, 0, chunksize, Cost(), is_open=True, window=0, is_prompt=True))
         return job
 
     def cancel(self, job, *, kill):

@@ -811,7 +811,8 @@ class AnyOrder(RuleBasedStateMachine):
             self.cost = Cost()
             self.cost.seconds = seconds
         window = 0 if is_windowed else None
-        self.feed(JobSubmitted(job, size, chunksize, self.cost, is_open, window))
+        is_prompt = window is not None
+        self.feed(JobSubmitted(job, size, chunksize, self.cost, is_open, window, is_prompt))
 
     def open_jobs(self):
         return [job for job, account in self.ledger.jobs.items() if account.is_open]
@@ -1261,9 +1262,7 @@ def test_simulated_worker_splits_as_the_real_one_does(seed, monkeypatch):
     for number, size in enumerate([1, 5, 1500, 200, 700, 594]):
         stop = start + size
         running = Running(start, stop)
-        values, _ = run_chunk(
-            call, iter(range(start, stop)), running, BUDGET_SECONDS, pace, Journal()
-        )
+        run_chunk(call, iter(range(start, stop)), running, BUDGET_SECONDS, pace, Journal())
         worker.inbox.append((Chunk(number, 0, start, stop), BUDGET_SECONDS))
         worker.read()
         while worker.claim():
@@ -1274,8 +1273,8 @@ def test_simulated_worker_splits_as_the_real_one_does(seed, monkeypatch):
         worker.clear()
 
         done = worker.outbox.pop()
-        assert done.values == values
-        assert done.stop == start + len(values)
+        assert done.values == running.values
+        assert done.stop == start + len(running.values)
         start = stop
 
 

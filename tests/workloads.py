@@ -118,6 +118,13 @@ def wait_or_fail(path, error):
     wait_until(Path(path).exists)
 
 
+def wait_if_asked(path):
+    """Return `path` at once if it is None, else once the file there exists."""
+    if path is not None:
+        wait_until(Path(path).exists)
+    return path
+
+
 def wait_if_first(gate, item):
     """Return `item`; the item 0 waits for the file `gate` first."""
     if item == 0:

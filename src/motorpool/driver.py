@@ -26,6 +26,7 @@ from itertools import count
 from typing import Any
 
 from motorpool.attendant import Attendant
+from motorpool.batch import CallBatch
 from motorpool.books import Books
 from motorpool.callbacks import CallbackThread
 from motorpool.direct import DirectCall
@@ -93,7 +94,7 @@ class Driver:
         self._pid = PROCESS.number
         self._scheduler = Scheduler(size, tasks_per_worker, engine.message_seconds)
         self._jobs: dict[int, Job] = {}
-        self._feeders: dict[int, Feeder] = {}
+        self._feeders: dict[int, Feeder | CallBatch] = {}
         self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()
         self._numbers = count()
         # Reentrant: a signal handler may call the pool in the midst of a step.
@@ -102,6 +103,7 @@ class Driver:
         # For the direct call's own steps, which leave it where it is.
         self._acquire, self._release = lock.acquire, lock.release
         self._call: DirectCall | None = None
+        self._batch: CallBatch | None = None
         self._driving = threading.Lock()
         self._sleepers: deque[Any] = deque()
         self._abandoned: deque[int] = deque()
@@ -134,7 +136,12 @@ class Driver:
         """Begin a job of one call; `is_awaited`: the caller waits for it right away."""
         self._acquire()
         try:
-            is_sent = self._call is None and not self._jobs and self._send_call(result, func, items)
+            if self._closed or self._end is not None or self._pid != PROCESS.number:
+                self.check_open()
+            if self._call is None and not self._jobs:
+                is_sent = self._send_call(result, func, items)
+            else:
+                is_sent = self._batch_call(result, func, items[0])
         except BaseException as error:
             self._lock.close(error)
             raise
@@ -149,8 +156,6 @@ class Driver:
         self, result: AsyncResult[Any], func: Callable[..., Any], items: list[Any]
     ) -> bool:
         """Send a call to an idle worker, past the books; tell whether there was one."""
-        if self._closed or self._end is not None or self._pid != PROCESS.number:
-            self.check_open()
         lent = self._scheduler.lend()
         if lent is None:
             return False
@@ -164,6 +169,33 @@ class Driver:
         began = time.monotonic()
         self._call = _new(DirectCall, (result, function, items, worker, number, began))
         return True
+
+    def _batch_call(self, result: AsyncResult[Any], func: Callable[..., Any], call: Any) -> bool:
+        """Have a call of a busy pool travel with others; tell whether that can be."""
+        batch = self._batch
+        if batch is None or batch.func is not func:
+            function = self.engine.prepare(func, CALL_ARGUMENTS)
+            # Others are pickled call by call, because they may change in between.
+            if not function.is_shared:
+                return False
+            self._enter_call()
+            self._close_batch()
+            batch = self._batch = CallBatch(func)
+            job = batch.job = self._add(batch, function, batch.buffer)
+            self._feeders[job] = batch
+            cost = self._cost_of(func)
+            self._handle(JobSubmitted(job, 0, None, cost, is_open=True, is_prompt=True))
+        batch.append(result, call)
+        if self._scheduler.has_idle:
+            self._sync_input(batch.job)
+        return True
+
+    def _close_batch(self) -> None:
+        """Let what is asked for from now on come after the calls of the batch."""
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            batch.stop()
+            self._sync_input(batch.job)
 
     def await_call(self, result: AsyncResult[Any]) -> bool:
         """Wait for `result` if it is the direct call; return whether it is ready.
@@ -218,10 +250,15 @@ class Driver:
         """Begin a job over a sequence; `is_awaited`: the caller waits for it right away."""
         with self._lock:
             self.check_open()
+            self._close_batch()
             job = self._add(record, self.engine.prepare(func, style), items)
             window = 0 if isinstance(record, Stream) else None
             cost = self._cost_of(func)
-            self._handle(JobSubmitted(job, len(items), chunksize, cost, window=window))
+            is_prompt = window is not None
+            event = JobSubmitted(
+                job, len(items), chunksize, cost, window=window, is_prompt=is_prompt
+            )
+            self._handle(event)
         self._settle()
         if not is_awaited:
             self._attend_if_needed()
@@ -238,12 +275,14 @@ class Driver:
         """Begin a job over an iterator, which is read ahead by a bounded number of items."""
         with self._lock:
             self.check_open()
+            self._close_batch()
             function = self.engine.prepare(func, style)
             feeder = Feeder(source, self._feed, self._fed, self._is_hungry, chunksize)
             job = feeder.job = self._add(record, function, feeder.buffer)
             self._feeders[job] = feeder
             cost = self._cost_of(func)
-            self._handle(JobSubmitted(job, 0, chunksize, cost, is_open=True, window=0))
+            event = JobSubmitted(job, 0, chunksize, cost, is_open=True, window=0, is_prompt=True)
+            self._handle(event)
             feeder.allow(self._scheduler.room(job))
         feeder.start()
         self._attend_if_needed()
@@ -535,6 +574,10 @@ class Driver:
             job.items.discard(start, start + length)
         if isinstance(job.record, Stream):
             self._wake_sleepers()
+        elif type(job.record) is CallBatch:
+            self._wake_sleepers()
+            if job.record is self._batch and job.record.is_dry():
+                self._close_batch()
 
     def _finish_job(self, command: FinishJob) -> None:
         job = self._remove(command.job)
@@ -547,6 +590,8 @@ class Driver:
         feeder = self._feeders.pop(number, None)
         if feeder is not None:
             feeder.stop()
+        if feeder is self._batch:
+            self._batch = None
         if job is not None and not self.is_ended:
             self.engine.forget(job.function)
         return job
@@ -591,7 +636,7 @@ class Driver:
                 self._sync_input(job)
                 self._handle(Consumed(job, count, starved))
                 feeder = self._feeders.get(job)
-                if feeder is not None:
+                if type(feeder) is Feeder:
                     feeder.allow(self._scheduler.room(job))
         self._settle()
 
@@ -656,6 +701,7 @@ class Driver:
             if not self._closed:
                 self._closed = True
                 if not self.is_ended:
+                    self._close_batch()
                     self._handle(Closed())
 
     def finish(self) -> None:

@@ -25,7 +25,7 @@ RESULTS = 18  # start, stop; extra: where the chunk ended; seconds; payload: lis
 MIXED_RESULTS = 19  # the same, but payload: (values, {offset: Failure})
 HANDED_BACK = 20  # start, stop: not begun, no longer part of the chunk
 NOT_LOADED = 21  # start, stop: no item was run; payload: Failure
-PROGRESS = 23  # as RESULTS, or as MIXED_RESULTS if extra is 1; the chunk goes on
+PROGRESS = 23  # as RESULTS, or as MIXED_RESULTS if extra is 1; the chunk goes on; 0 s: unknown
 NEED = 22  # payload: (module, name or None)
 
 # What `worker/remote.py` answers beyond these.
@@ -90,7 +90,10 @@ class Chunk(NamedTuple):
 
 
 class JobSubmitted(NamedTuple):
-    """A job of `size` items, with more to come if `is_open`; its function's jobs share `cost`."""
+    """A job of `size` items, with more to come if `is_open`; its function's jobs share `cost`.
+
+    `is_prompt`: somebody may wait for each single result.
+    """
 
     job: int
     size: int
@@ -98,6 +101,7 @@ class JobSubmitted(NamedTuple):
     cost: Any
     is_open: bool = False
     window: int | None = None
+    is_prompt: bool = False
 
 
 class InputArrived(NamedTuple):

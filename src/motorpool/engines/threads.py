@@ -26,6 +26,7 @@ from motorpool.messages import (
     LOADING,
     Chunk,
     ChunkDone,
+    ChunkProgressed,
     Event,
     ItemsHandedBack,
     WorkerReady,
@@ -50,9 +51,22 @@ class _Worker:
         self.number = number
         self.inbox: SimpleQueue[tuple[Chunk, Function, Any, float] | None] = SimpleQueue()
         self.running: SharedRunning | None = None
+        self.chunk: tuple[Chunk, Function, Any]
         self.lock = threading.Lock()
         self.paces: dict[int, Pace] = {}
         self.thread: threading.Thread
+
+    def take_results(
+        self, running: SharedRunning
+    ) -> tuple[int, list[Any], dict[int, BaseException]]:
+        """Take the results that are not posted yet, with a note in each exception."""
+        chunk, function, items = self.chunk
+        start, values, errors = running.take()
+        for offset, error in errors.items():
+            index = start + offset
+            item, name = short_repr(items[index - chunk.start]), function_name(function.func)
+            note(error, f"item {index}, {item}, of {name} in thread {self.thread.name}")
+        return start, values, errors
 
 
 class ThreadEngine:
@@ -149,6 +163,12 @@ class ThreadEngine:
                 number, (begin, end) = running.number, running.recall()
                 if begin < end:
                     self._post(ItemsHandedBack(worker, number, begin, end))
+                if running.has_unsent():
+                    start, values, errors = target.take_results(running)
+                    stop = start + len(values)
+                    self._post(
+                        ChunkProgressed(worker, number, start, stop, 0.0, values, errors or None)
+                    )
 
     def describe(self, worker: int) -> WorkerNow | None:
         """Return what a worker is at; None if it has ended."""
@@ -231,22 +251,20 @@ class ThreadEngine:
         running = SharedRunning(chunk.start, chunk.stop, chunk.number)
         with worker.lock:
             worker.running = running
+            worker.chunk = chunk, function, items
         call = caller(function.func, function.style)
-        values, errors = run_chunk(
+        run_chunk(
             call, iter(items), running, budget if budget >= 0 else math.inf, pace, NoJournal()
         )
         with worker.lock:
             worker.running = None
-        for offset, error in errors.items():
-            item, name = short_repr(items[offset]), function_name(function.func)
-            thread = worker.thread.name
-            note(error, f"item {chunk.start + offset}, {item}, of {name} in thread {thread}")
+            start, values, errors = worker.take_results(running)
         self._post(
             ChunkDone(
                 worker.number,
                 chunk.number,
-                chunk.start,
-                chunk.start + len(values),
+                start,
+                start + len(values),
                 running.end,
                 perf_counter() - began,
                 values,

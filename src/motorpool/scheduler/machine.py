@@ -9,6 +9,7 @@ Guarantees
   consumers allow.
 - An item is sent ahead to a busy worker only while no worker is idle; if one
   falls idle later, the items come back for it.
+- No result of a prompt job waits long for a later item of its chunk.
 
 It knows ranges and costs, never items or functions; values pass unread.
 """
@@ -95,6 +96,7 @@ class Scheduler:
         self._idle: dict[int, Worker] = {}
         self._starting = 0
         self._restart_at: list[float] = []
+        self._look_at: float | None = None  # when to look for results that are held up
         self._failed_starts = 0
         self._is_closed = False
         self._number = 0
@@ -304,6 +306,8 @@ class Scheduler:
         worker.chunks.append([number, job.id, start, stop, bool(job.chunksize)])
         if len(worker.chunks) > 1 or stop - start > 1:
             self._unbegun.add(worker)
+        if job.is_prompt and stop - start > 1 and self._look_at is None:
+            self._look_at = self._now + self._timing.recall
         budget = -self._timing.budget if job.chunksize else self._timing.budget
         self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
 
@@ -355,7 +359,8 @@ class Scheduler:
         job = self.jobs.get(chunk[1])
         if job is not None:
             done = event.stop - event.start
-            job.cost.add(done, event.seconds)
+            if event.seconds:
+                job.cost.add(done, event.seconds)
             self._commands.append(Deliver(job.id, event.start, event.values, event.errors))
             job.left -= done
         chunk[2] = event.stop
@@ -543,14 +548,25 @@ class Scheduler:
         self._restart_at = [at for at in self._restart_at if at > self._now]
         for _ in due:
             self._start_one()
-        if self._idle and not self._memory_is_short and self._first_job() is None:
-            for worker in self.workers.values():
-                if self._is_stuck(worker) and self._now >= worker.news + self._timing.recall:
-                    worker.recalled = True
-                    self._commands.append(RecallChunks(worker.id))
+        self._seek_stuck()
         if self._now >= self._review_at:
             self._review_at = self._now + slow.LEAST_SECONDS / 8
             self._name_slow()
+
+    def _seek_stuck(self) -> None:
+        """Recall chunks that others could run, and chunks whose results are awaited."""
+        if self._look_at is not None and self._look_at <= self._now:
+            self._look_at = None
+        is_dry = bool(self._idle) and not self._memory_is_short and self._first_job() is None
+        for worker in self.workers.values() if is_dry or self._look_at is None else ():
+            if not self._is_stuck(worker):
+                continue
+            is_due = self._now >= worker.news + self._timing.recall
+            if is_due and (is_dry or self._is_awaited(worker.chunks[0])):
+                worker.recalled = True
+                self._commands.append(RecallChunks(worker.id))
+            elif any(self._is_awaited(chunk) for chunk in worker.chunks):
+                self._look_at = self._now + self._timing.recall
 
     def _name_slow(self) -> None:
         """Name each task once that runs far longer than others of its function."""
@@ -566,8 +582,16 @@ class Scheduler:
     def _is_stuck(worker: Worker) -> bool:
         return worker.is_ready and not worker.recalled and worker.has_unbegun()
 
+    def _is_awaited(self, chunk: list[int]) -> bool:
+        """Tell whether results of a chunk are awaited before its end."""
+        _, job_id, start, stop, is_users = chunk
+        job = self.jobs.get(job_id)
+        return job is not None and job.is_prompt and not is_users and stop - start > 1
+
     def _plan_wake(self) -> None:
         wake = min(self._restart_at) if self._restart_at else None
+        if self._look_at is not None:
+            wake = self._look_at if wake is None else min(wake, self._look_at)
         if (
             self._idle
             and self.jobs

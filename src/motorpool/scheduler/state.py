@@ -15,6 +15,7 @@ class Job:
         "cost",
         "id",
         "is_open",
+        "is_prompt",
         "is_queued",
         "left",
         "limit",
@@ -38,6 +39,7 @@ class Job:
         self.cost: Cost = event.cost
         self.is_open = event.is_open
         self.is_queued = False
+        self.is_prompt = event.is_prompt
         self.window = event.window
         self.taken = 0  # by the consumer, since `taken_since`
         self.taken_since = 0.0

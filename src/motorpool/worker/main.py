@@ -75,6 +75,9 @@ class Worker:
         self._functions: dict[int, tuple[int, bytes] | Function] = {}
         self._running: Running | None = None
         self._chunk = 0
+        self._function_run: Any = None
+        self._items: Any = None
+        self._first = 0
         self._sending = True
         self._recalled = False
         self._definition_error: BaseException | None = None
@@ -204,28 +207,32 @@ class Worker:
         self, function: Function, items: Any, running: Running, budget: float, began: float
     ) -> None:
         left = iter(items)  # of a range too, which is never written out
-        first = running.start
+        self._function_run, self._items, self._first = function.func, items, running.start
         while True:
-            values, errors = run_chunk(
-                function.call, left, running, abs(budget), function.pace, self._page
-            )
+            run_chunk(function.call, left, running, abs(budget), function.pace, self._page)
             self._sending = True
-            done = items[running.start - first : running.index - first]
-            mixed, payload = dump_results(values, errors, function.func, os.getpid(), done)
+            start, stop, mixed, payload = self._dump_finished(running)
             seconds = perf_counter() - began
-            start, index = running.start, running.index
-            if budget >= 0 or index >= running.stop:
+            if budget >= 0 or running.index >= running.stop:
                 kind = MIXED_RESULTS if mixed else RESULTS
-                self._send(kind, self._chunk, start, index, running.end, seconds, payload)
+                self._send(kind, self._chunk, start, stop, running.end, seconds, payload)
+                self._items = None
                 return
-            self._send(PROGRESS, self._chunk, start, index, int(mixed), seconds, payload)
+            self._send(PROGRESS, self._chunk, start, stop, int(mixed), seconds, payload)
             began += seconds
-            running.start = index
+            running.restart(running.index)
             self._page.restart()
             self._sending = False
             if self._recalled:
                 self._recalled = False
                 self._on_recall(RECALL_SIGNAL, None)
+
+    def _dump_finished(self, running: Running) -> tuple[int, int, bool, bytes]:
+        """Pickle the results that are not sent yet; return their range and `dump_results`'."""
+        start, values, errors = running.take()
+        stop = start + len(values)
+        items = self._items[start - self._first : stop - self._first]
+        return start, stop, *dump_results(values, errors, self._function_run, os.getpid(), items)
 
     def _refuse(self, running: Running, error: BaseException) -> None:
         if self._definition_error is not None:
@@ -274,7 +281,7 @@ class Worker:
             self._define(definitions)
         return bool(found)
 
-    # Giving back what has not begun.
+    # Giving back what has not begun, and results that wait for a long item.
 
     def _on_recall(self, _signal: int, _frame: object) -> None:
         # Runs between two bytecodes of the main thread, in the middle of a task.
@@ -287,6 +294,9 @@ class Worker:
         begin, end = self._running.recall()
         if begin < end:
             self._send(HANDED_BACK, self._chunk, begin, end)
+        if self._running.has_unsent():
+            start, stop, mixed, payload = self._dump_finished(self._running)
+            self._send(PROGRESS, self._chunk, start, stop, int(mixed), 0.0, payload)
         self._sending = False
 
     def _hand_back_inbox(self) -> None:

@@ -55,19 +55,38 @@ class NoJournal:
 
 
 class Running:
-    """The chunk being run.
+    """The chunk being run, and its results since `start`, of which `sent` are sent.
 
     `upto` is the end of what has begun. A signal handler may call `recall` at
     any moment: `claim` moves `upto` first and looks at `stop` afterwards, so
     that an item is either run here or given back.
     """
 
-    __slots__ = ("end", "index", "number", "start", "stop", "upto")
+    __slots__ = ("end", "errors", "index", "number", "sent", "start", "stop", "upto", "values")
 
     def __init__(self, start: int, stop: int, number: int = 0) -> None:
         self.number = number
-        self.start = self.index = self.upto = start
         self.stop = self.end = stop
+        self.restart(start)
+
+    def restart(self, index: int) -> None:
+        """Go on at `index`, with no results yet."""
+        self.start = self.index = self.upto = index
+        self.sent = 0
+        self.values: list[Any] = []
+        self.errors: dict[int, BaseException] = {}
+
+    def has_unsent(self) -> bool:
+        """Tell whether there are results that `take` would give."""
+        return len(self.values) > self.sent
+
+    def take(self) -> tuple[int, list[Any], dict[int, BaseException]]:
+        """Take the results that are not sent yet: the first's index, values, errors by offset."""
+        begin = self.sent
+        values = self.values[begin:]
+        end = self.sent = begin + len(values)
+        errors = {at - begin: error for at, error in self.errors.items() if begin <= at < end}
+        return self.start + begin, values, errors
 
     def claim(self, size: int) -> int:
         """Begin up to `size` items; return the end of them, `index` if there are none left."""
@@ -89,8 +108,8 @@ class SharedRunning(Running):
     __slots__ = ("_lock",)
 
     def __init__(self, start: int, stop: int, number: int) -> None:
-        super().__init__(start, stop, number)
         self._lock = threading.Lock()
+        super().__init__(start, stop, number)
 
     def claim(self, size: int) -> int:
         """Begin up to `size` items, as `Running.claim`."""
@@ -101,6 +120,11 @@ class SharedRunning(Running):
         """Give back what has not begun, as `Running.recall`."""
         with self._lock:
             return super().recall()
+
+    def take(self) -> tuple[int, list[Any], dict[int, BaseException]]:
+        """Take the results that are not sent yet, as `Running.take`."""
+        with self._lock:
+            return super().take()
 
 
 class Pace:
@@ -143,10 +167,9 @@ def run_chunk(
     budget: float,
     pace: Pace,
     journal: Journal,
-) -> tuple[list[Any], dict[int, BaseException]]:
-    """Return the values of the items that were run, and the exceptions by offset."""
-    values: list[Any] = []
-    errors: dict[int, BaseException] = {}
+) -> None:
+    """Run items until the end or the budget; `running` has the values, and errors by offset."""
+    values, errors = running.values, running.errors
     began = now = perf_counter()
     start = running.start
     while running.index < running.stop:
@@ -175,7 +198,6 @@ def run_chunk(
         running.index = done
         if now - began > budget or journal.full:
             break
-    return values, errors
 
 
 def run_call(

@@ -1,0 +1,71 @@
+"""Calls of one function, asked for one by one and sent together.
+
+A call that finds the pool busy would wait in a queue anyway. Instead of a job
+of its own it becomes an item of a job that is still open, so that many small
+calls travel in one chunk. Each keeps a result and callbacks of its own.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from motorpool.feeder import Buffer
+from motorpool.results import AsyncResult
+
+
+class CallBatch:
+    """The input of such a job, and the record of it."""
+
+    def __init__(self, func: Callable[..., Any]) -> None:
+        self.func = func
+        self.job = -1
+        self.buffer = Buffer()
+        self.error: BaseException | None = None
+        self._results: dict[int, AsyncResult[Any]] = {}
+        self._told = 0
+        self._is_open = True
+
+    def append(self, result: AsyncResult[Any], call: Any) -> None:
+        """Add a call."""
+        self._results[self.buffer.length] = result
+        self.buffer.append(call)
+
+    def is_dry(self) -> bool:
+        """Tell whether every call has its result."""
+        return not self._results
+
+    # The input: as a `Feeder`.
+
+    def news(self) -> tuple[bool, int]:
+        """Return whether more may come, and how many calls came since the last time."""
+        length = self.buffer.length
+        arrived, self._told = length - self._told, length
+        return self._is_open, arrived
+
+    def stop(self) -> None:
+        """Take no more calls."""
+        self._is_open = False
+
+    # The record: called by the driver.
+
+    def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
+        """Take values from position `start` on."""
+        for offset, value in enumerate(values):
+            if errors and offset in errors:
+                self.fail(start + offset, errors[offset])
+            else:
+                self._results.pop(start + offset).resolve(value)
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Take a call's exception."""
+        result = self._results.pop(index)
+        result.fail(0, error)
+        result.finish()
+
+    def finish(self) -> None:
+        """All is there."""
+
+    def fail_all(self, error: BaseException) -> None:
+        """End with `error`."""
+        results, self._results = self._results, {}
+        for result in results.values():
+            result.fail_all(error)
