@@ -479,8 +479,14 @@ class Ledger:
 
     def _check_recall(self, command):
         assert command.worker in self.ready, "a worker that is not ready was recalled"
-        assert self.free(), "recalled for nobody"
+        assert self.free() or self._is_awaited(command.worker), "recalled for nobody"
         self.recalled[command.worker] = self._last_number
+
+    def _is_awaited(self, worker):
+        """Tell whether somebody may wait for results of what `worker` runs."""
+        held = self.holding[worker]
+        account = self.jobs.get(self.chunks[held[0]][1]) if held else None
+        return account is not None and account.is_windowed and not account.chunksize
 
     def _check_start(self, _command):
         self.starting += 1

@@ -116,9 +116,8 @@ def run_remote_chunk(
         return _reply(NOT_LOADED, order, dumps(describe_failure(error, pid, "", "", "load")))
     running = Running(order.start, order.stop)
     budget = order.budget if order.budget >= 0 else inf
-    values, errors = run_chunk(
-        loaded.call, iter(arguments), running, budget, loaded.pace, NoJournal()
-    )
+    run_chunk(loaded.call, iter(arguments), running, budget, loaded.pace, NoJournal())
+    values, errors = running.values, running.errors
     mixed, payload = dump_results(values, errors, loaded.func, pid, arguments)
     kind = MIXED_RESULTS if mixed else RESULTS
     return Reply(kind, pid, order.start + len(values), perf_counter() - began, payload)
