@@ -259,6 +259,7 @@ class ThreadEngine:
         with worker.lock:
             worker.running = None
             start, values, errors = worker.take_results(running)
+            del worker.chunk  # and with it the items
         self._post(
             ChunkDone(
                 worker.number,
