@@ -11,6 +11,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 SOURCES := src tests examples benchmarks docs
 
+# The soak: for how long, and the first seed.
+SECONDS ?= 60
+SEED ?= 1
+
 # The benchmark: which scenarios or groups, and small sizes if QUICK=1.
 ONLY ?=
 QUICK ?=
@@ -30,7 +34,7 @@ BENCH_TOOLS := $(BENCH_VENV)/.bench-tools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick downstream bench lint format docs growth clean
+.PHONY: help demo test quick soak downstream bench lint format docs growth clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +52,11 @@ quick: STEPS := 3
 quick: $(TEST_TOOLS) ## Run the tests marked `quick`, no linters
 	@echo "== pytest -m quick, Python $(VERSION)"
 	@$(BIN)/python -m pytest -q -m quick $(PYTEST_ARGS)
+
+soak: STEPS := 3
+soak: $(TEST_TOOLS) ## Kill workers every 50 ms under random calls and account for each item: SECONDS=60 SEED=1
+	@PYTHONPATH=tests $(BIN)/python -W 'ignore:This process:DeprecationWarning' \
+		-m chaos --seconds $(SECONDS) --seed $(SEED)
 
 downstream: STEPS := 4
 downstream: $(DOWNSTREAM) ## Run third-party programs on motorpool (fetches SciPy and others)

@@ -1,0 +1,1 @@
+"""Chaos: random calls under random faults, and an account of every item."""

@@ -1,0 +1,20 @@
+"""A short storm in every test run; `make soak` is the long one."""
+
+import random
+
+import pytest
+
+from .account import faults
+from .storm import Storm
+
+
+@pytest.mark.slow
+def test_account_balances_under_random_faults(make_process_pool, start_method, tmp_path):
+    """Each item arrives or fails once, and ran once at the most; each callback is called once."""
+    pool = make_process_pool(2, maxtasksperchild=random.Random(start_method).choice((None, 500)))
+
+    balance = Storm(seconds=5 / 3, seed=1).rage(pool, tmp_path / "log")
+
+    assert faults(balance) == {}, balance
+    assert balance["kills"] > 5
+    assert balance["delivered"] > 100
