@@ -9,6 +9,8 @@ import time
 import traceback
 from typing import NamedTuple
 
+import motorpool
+
 from .account import Account
 from .tasks import ERRORS, run, run_pair
 
@@ -136,7 +138,10 @@ class Caller(threading.Thread):
         items = self._items(40)
         results = [self._pool.apply_async(run, (item,), **self._callbacks()) for item in items]
         for item, result in zip(items, results, strict=True):
-            self._account.settle(item, attempt(result.get, PATIENCE))
+            outcome = attempt(result.get, PATIENCE)
+            if isinstance(outcome, motorpool.TimeoutError):
+                self.error = f"item {item.number} hangs:\n{self._pool.stacks()}"
+            self._account.settle(item, outcome)
 
     def _map(self):
         items, chunksize = self._items(60), self._random.choice((None, None, 1, 7))
