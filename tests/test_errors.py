@@ -253,6 +253,17 @@ def test_result_that_cannot_be_unpickled_fails_alone(process_pool):
     assert_alive(process_pool)
 
 
+@pytest.mark.quick
+def test_result_that_cannot_be_unpickled_beside_an_error_fails_alone(process_pool):
+    """An item of the same chunk that raised keeps its own error, and the others their results."""
+    found = outcomes(process_pool.imap(workloads.raise_or_unloadable, range(4), chunksize=4))
+
+    assert found[0] == 0
+    assert type(found[1]) is motorpool.ResultNotLoadedError
+    assert type(found[2]) is ValueError
+    assert found[3] == 3
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_result_that_cannot_be_unpickled_is_an_error_everywhere(process_pool, call):
     """Each call reports a result that cannot be loaded."""

@@ -350,6 +350,13 @@ def unloadable_if(bad, item):
     return FailsToLoad(str(item)) if item == bad else item
 
 
+def raise_or_unloadable(item):
+    """Return `item`; the result of 1 cannot be unpickled, and 2 raises."""
+    if item == 2:
+        raise ValueError(item)
+    return unloadable_if(1, item)
+
+
 # Dying
 
 

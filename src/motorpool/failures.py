@@ -68,22 +68,21 @@ def load_results(
     payload: bytes, start: int, *, mixed: bool
 ) -> tuple[list[Any], dict[int, BaseException] | None]:
     """Return the values of a results frame, and exceptions by offset."""
+    broken: list[BaseException | None] = []
     try:
-        values = loads(payload)
+        loaded = loads(payload)
     except Exception:
-        values, broken = load_tolerantly(payload)
-        errors: dict[int, BaseException] = {
-            offset: _not_loaded(error, start + offset)
-            for offset, error in enumerate(broken)
-            if error is not None
-        }
-        return values, errors
-    if not mixed:
-        return values, None
-    values, failures = values
-    return values, {
+        loaded, broken = load_tolerantly(payload)
+    if not mixed and not broken:
+        return loaded, None
+    values, failures = loaded if mixed else (loaded, {})
+    errors: dict[int, BaseException] = {
         offset: rebuild(failure, start + offset) for offset, failure in failures.items()
     }
+    for offset, error in enumerate(broken):
+        if error is not None:
+            errors[offset] = _not_loaded(error, start + offset)
+    return values, errors
 
 
 def _not_loaded(error: BaseException, index: int) -> ResultNotLoadedError:
