@@ -264,6 +264,25 @@ def test_result_that_cannot_be_unpickled_beside_an_error_fails_alone(process_poo
     assert found[3] == 3
 
 
+def test_fault_in_the_midst_of_taking_results_leaves_nobody_waiting(
+    make_process_pool, monkeypatch, tmp_path
+):
+    """A fault of the pool's own fails the calls in flight; later ones are done."""
+    pool = make_process_pool(1)
+    gate = tmp_path / "gate"
+    first = pool.apply_async(workloads.wait_for, (str(gate),))
+    opener = threading.Timer(0.1, gate.touch)
+    with monkeypatch.context() as patched:
+        patched.setattr("motorpool.engines.processes.load_results", workloads.raise_needs_two)
+        opener.start()
+        with pytest.raises(TypeError):
+            pool.map(workloads.square, range(4))
+    opener.join()
+
+    assert type(outcome(first)) is motorpool.InternalError
+    assert outcome(pool.map_async(workloads.square, range(4))) == [0, 1, 4, 9]
+
+
 @pytest.mark.parametrize("call", CALLS)
 def test_result_that_cannot_be_unpickled_is_an_error_everywhere(process_pool, call):
     """Each call reports a result that cannot be loaded."""

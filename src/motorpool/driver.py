@@ -409,7 +409,8 @@ class Driver:
             if self._end is None:
                 self._take(signs)
         except BaseException as error:
-            self._lock.close(error)
+            # Whatever it is: the events are read, and nobody will tell of them again.
+            self._reset(error)
             raise
         finally:
             self._release()
