@@ -9,6 +9,8 @@ import motorpool
 
 from .tasks import ERRORS, RECORD, Item, Refusal, value
 
+NAMELESS = motorpool.ResultNotPicklableError, motorpool.ResultNotLoadedError
+
 
 class Account:
     """Items that were given to the pool, how often they came back, and what was wrong."""
@@ -71,7 +73,8 @@ class Account:
     def settle_stream(self, items, outcomes):
         """Note what an iterator gave in its own order, told apart by what it says."""
         left = {item.number: item for item in items}
-        for outcome in outcomes:
+        # Those that do not say which item they are of go last, to what is left of their kind.
+        for outcome in sorted(outcomes, key=lambda one: isinstance(one, NAMELESS)):
             number = self._number(items, left, outcome)
             item = left.pop(number, None) or self._items.get(number)
             if item is None:
