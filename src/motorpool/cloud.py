@@ -7,9 +7,10 @@ one module see each other there as they do at home.
 
 import functools
 import io
+import pickle
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import CodeType, FunctionType
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from motorpool.mirror import module_globals
 from motorpool.reducers import MAIN_MODULES, reducers
 
 Name = tuple[str, str]
+BufferCallback = Callable[[pickle.PickleBuffer], object]
 
 
 class MirrorGlobals(dict[str, Any]):
@@ -43,12 +45,17 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     mirrored: ClassVar[dict[str, None]] = dict.fromkeys(MAIN_MODULES)
 
-    def __init__(self, file: io.BytesIO, by_value: frozenset[Name] = frozenset()) -> None:
+    def __init__(
+        self,
+        file: io.BytesIO,
+        by_value: frozenset[Name] = frozenset(),
+        take: BufferCallback | None = None,
+    ) -> None:
         table = reducers()
         if table is not None:
             # Before __init__, which looks the table up once and for all.
             self.dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(table)
-        super().__init__(file, protocol=5)
+        super().__init__(file, protocol=5, buffer_callback=take)
         self.by_value = by_value
         self.needed: set[Name] = set()
         self._mirror_ids: dict[int, str] = {}
@@ -107,17 +114,20 @@ def home_of(obj: Any) -> Name | None:
     return (module_name, qualname.split(".")[0]) if found is obj else None
 
 
-def dumps_by_value(obj: object) -> bytes:
+def dumps_by_value(obj: object, take: BufferCallback | None = None) -> bytes:
     """Return `obj` pickled, its nameless functions and classes by value."""
-    return dump_and_collect(obj)[0]
+    return dump_and_collect(obj, take=take)[0]
 
 
 def dump_and_collect(
-    obj: object, by_value: frozenset[Name] = frozenset()
+    obj: object, by_value: frozenset[Name] = frozenset(), take: BufferCallback | None = None
 ) -> tuple[bytes, set[Name]]:
-    """Return `obj` pickled, and the names of mirrored modules that the pickle refers to."""
+    """Return `obj` pickled, and the names of mirrored modules that the pickle refers to.
+
+    `take` is the pickler's `buffer_callback`.
+    """
     file = io.BytesIO()
-    pickler = CloudPickler(file, by_value)
+    pickler = CloudPickler(file, by_value, take)
     pickler.dump(obj)
     return file.getvalue(), pickler.needed
 

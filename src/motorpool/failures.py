@@ -1,5 +1,6 @@
 """Turn what a worker sent of a failure into the exception that the caller sees."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from motorpool.errors import (
@@ -65,14 +66,14 @@ def note(error: BaseException, text: str) -> None:
 
 
 def load_results(
-    payload: bytes, start: int, *, mixed: bool
+    payload: bytes, start: int, buffers: Sequence[memoryview] = (), *, mixed: bool
 ) -> tuple[list[Any], dict[int, BaseException] | None]:
     """Return the values of a results frame, and exceptions by offset."""
     broken: list[BaseException | None] = []
     try:
-        loaded = loads(payload)
+        loaded = loads(payload, buffers=buffers)
     except Exception:
-        loaded, broken = load_tolerantly(payload)
+        loaded, broken = load_tolerantly(payload, buffers)
     if not mixed and not broken:
         return loaded, None
     values, failures = loaded if mixed else (loaded, {})

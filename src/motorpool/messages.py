@@ -32,6 +32,12 @@ NEED = 22  # payload: (module, name or None)
 NOT_STARTED = 24  # payload: Failure of the initializer
 UNKNOWN = 25  # payload: the key of a program that came without its text, and is not known here
 
+# The file of a pool's arenas, sparse: tables of slots, then the regions.
+ARENA_FILE = 1 << 62
+ARENA_REGION = 1 << 40  # of the parent, number 0, and of each worker
+ARENA_SLOTS = 1 << 16  # in a region's table, one byte each
+ARENA_MOST_REGIONS = 1 << 21
+
 # How a worker calls the function with an item.
 CALL_ITEM = 0  # func(item)
 CALL_STAR = 1  # func(*item)

@@ -11,7 +11,7 @@ import os
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
 from motorpool.describe import format_traceback, function_name, short_repr
@@ -22,23 +22,33 @@ PROTOCOL = 5
 
 loads = pickle.loads
 
+BufferCallback = Callable[[pickle.PickleBuffer], object]
+Dumps = Callable[[Any], bytes]
 
-def dumps(obj: object) -> bytes:
-    """Return `obj` pickled; raises what the pickler raised if it cannot be."""
+
+def dumps(
+    obj: object, found: list[memoryview] | None = None, take: BufferCallback | None = None
+) -> bytes:
+    """Return `obj` pickled; raises what the pickler raised if it cannot be.
+
+    `take` is the pickler's `buffer_callback`, and `found` where it puts what it takes.
+    """
     try:
         table = reducers()
         if table is None:
-            return pickle.dumps(obj, PROTOCOL)
+            return pickle.dumps(obj, PROTOCOL, buffer_callback=take)
         file = io.BytesIO()
-        pickler = pickle.Pickler(file, PROTOCOL)
+        pickler = pickle.Pickler(file, PROTOCOL, buffer_callback=take)
         pickler.dispatch_table = table
         pickler.dump(obj)
         return file.getvalue()
     except Exception as error:
         from motorpool.cloud import dumps_by_value
 
+        if found:
+            found.clear()
         try:
-            return dumps_by_value(obj)
+            return dumps_by_value(obj, take)
         except Exception as second:
             raise second from error
 
@@ -47,11 +57,11 @@ def dumps(obj: object) -> bytes:
 _PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
-def dumps_call(items: Any) -> bytes:
-    """Return `[(args, kwds)]` pickled, as `dumps` does; quicker for numbers and the like."""
+def dumps_call(items: Any) -> bytes | None:
+    """Return `[(args, kwds)]` pickled if all are numbers and the like: quicker than `dumps`."""
     args, kwds = items[0]
     if kwds or len(args) > 4 or not _PLAIN.issuperset(map(type, args)):  # noqa: PLR2004
-        return dumps(items)
+        return None
     return pickle.dumps(items, PROTOCOL)
 
 
@@ -161,6 +171,7 @@ def dump_results(
     func: object,
     pid: int,
     items: list[Any],
+    dumps: Dumps = dumps,
 ) -> tuple[bool, bytes]:
     """Return whether there are failures, and the frame's payload.
 
@@ -191,13 +202,17 @@ def dump_results(
 
 
 def dump_result(
-    value: object, error: BaseException | None, func: object, item: object
+    value: object,
+    error: BaseException | None,
+    func: object,
+    item: object,
+    dumps: Dumps = dumps,
 ) -> tuple[bool, bytes]:
     """Return what `dump_results` returns of one item; quicker if it is a number or the like."""
     if error is None and type(value) in _PLAIN:
         return False, pickle.dumps([value], PROTOCOL)
     errors = {} if error is None else {0: error}
-    return dump_results([value], errors, func, os.getpid(), [item])
+    return dump_results([value], errors, func, os.getpid(), [item], dumps)
 
 
 class LoadedBroken:
@@ -207,13 +222,15 @@ class LoadedBroken:
         self.error = error
 
 
-def load_tolerantly(payload: bytes) -> tuple[Any, list[BaseException | None]]:
+def load_tolerantly(
+    payload: bytes, buffers: Sequence[memoryview] = ()
+) -> tuple[Any, list[BaseException | None]]:
     """Return a list of values of which some do not unpickle, and the error of each, or None.
 
     The slow way, taken only after the fast one has failed, to spare the items
     that travelled in the same frame as a broken one.
     """
-    value = cast("Any", _TolerantUnpickler(io.BytesIO(payload)).load())
+    value = cast("Any", _TolerantUnpickler(io.BytesIO(payload), buffers=buffers).load())
     values = value[0] if isinstance(value, tuple) else value
     return value, [_find_broken(part) for part in values]
 

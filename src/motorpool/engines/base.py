@@ -15,6 +15,7 @@ Guarantees an engine gives
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+from motorpool.buffers import Packed
 from motorpool.messages import Chunk, Event
 
 Initializer = tuple[Callable[..., object], tuple[Any, ...]]
@@ -52,6 +53,7 @@ class Function(NamedTuple):
     payload: bytes
     roots: tuple[tuple[str, str], ...]
     is_shared: bool  # one entry for all jobs; never forgotten
+    packed: Packed | None = None  # instead of the payload, if it is large
 
 
 class StartFailed(NamedTuple):

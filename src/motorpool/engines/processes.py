@@ -25,6 +25,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from motorpool.bell import Bell
+from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, taker
 from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
@@ -72,6 +73,9 @@ from motorpool.worker.main import RECALL_SIGNAL, Setup
 
 # What a worker that was told to leave may take before SIGKILL.
 TERM_SECONDS = 0.5
+
+# Shared memory for arguments that is kept for the next job at the end of one.
+KEPT_BYTES = 128 << 20
 
 _ENGINES: "weakref.WeakSet[ProcessEngine]" = weakref.WeakSet()
 
@@ -144,6 +148,7 @@ class ProcessEngine:
         self._count = 0
         self._functions = 0
         self._named: dict[tuple[int, int], Function] = {}
+        self._exchange = Exchange()
         self._epoll = select.epoll()
         # Waits for signs of life, and returns them for `collect`.
         self.wait = self._epoll.poll
@@ -170,30 +175,46 @@ class ProcessEngine:
         known = self._named.get((id(func), style))
         if known is not None and known.func is func:
             return known
-        payload, roots, by_name = self._pickle_function(func, "the function")
+        found: list[memoryview] = []
+        payload, roots, by_name = self._pickle_function(func, "the function", found)
         self._functions += 1
         function = Function(self._functions, func, style, payload, roots, by_name)
         if roots:
             self._check_definitions(function)
+        if found or len(payload) >= LARGE_PICKLE:
+            function = self._pack_function(function, found)
         if by_name:
             self._named[id(func), style] = function
         return function
 
+    def _pack_function(self, function: Function, found: list[memoryview]) -> Function:
+        """Put what is large of a function into shared memory, once for all workers."""
+        packed = self._exchange.sender.pack(function.payload, found)
+        if packed is not None:
+            return function._replace(packed=packed, payload=b"")
+        if not found:
+            return function
+        payload, _, _ = self._pickle_function(function.func, "the function")
+        return function._replace(payload=payload)
+
     def _pickle_function(
-        self, func: Any, what: str
+        self, func: Any, what: str, found: list[memoryview] | None = None
     ) -> tuple[bytes, tuple[tuple[str, str], ...], bool]:
         if is_main_function(func):
             return dumps(func), ((func.__module__, func.__qualname__),), True
+        take = None if found is None else taker(found)
         try:
-            payload = dumps(func)
+            payload = dumps(func, found, take)
         except Exception as error:
             raise not_picklable(what, func, error) from error
         if not any(name.encode() in payload for name in MAIN_MODULES):
             return payload, (), type(func) in _NAMED_KINDS and len(payload) < 1000  # noqa: PLR2004
         from motorpool.cloud import dump_and_collect
 
+        if found:
+            found.clear()
         try:
-            payload, roots = dump_and_collect(func)
+            payload, roots = dump_and_collect(func, take=take)
         except Exception as error:
             raise not_picklable(what, func, error) from error
         return payload, tuple(sorted(roots)), False
@@ -211,8 +232,13 @@ class ProcessEngine:
 
     def forget(self, function: Function) -> None:
         """Take note that no job will call `function` again."""
+        sender = self._exchange.sender
+        if sender.is_in_use:
+            sender.tidy(KEPT_BYTES)
         if function.is_shared:
             return
+        if function.packed is not None:
+            sender.drop(function.packed)
         for worker in self._workers.values():
             if function.number in worker.functions:
                 worker.functions.discard(function.number)
@@ -229,7 +255,11 @@ class ProcessEngine:
         page = pages.make(*self._limits)
         try:
             ours.setblocking(False)
-            payload = self._launch(handle, theirs.fileno(), page)
+            arena = self._exchange.pass_on(page)
+            try:
+                payload = self._launch(handle, theirs.fileno(), page, arena)
+            finally:
+                os.close(arena)
         except BaseException:
             ours.close()
             os.close(page)
@@ -238,22 +268,23 @@ class ProcessEngine:
             theirs.close()
         return self._admit(handle, ours.detach(), page, payload)
 
-    def _launch(self, handle: Any, fd: int, page: int) -> bytes:
+    def _launch(self, handle: Any, fd: int, page: int, arena: int) -> bytes:
         """Start the process; return its set-up."""
         known = Known(inherited_by_fork()) if self._method == "fork" else Known()
         made: list[Any] = []
+        fds = starting.Fds(fd, page, arena)
 
         def set_up() -> bytes:
             return self._set_up(handle, known)
 
         def make(_handle: object) -> starting.Popen:
             if self._method == "fork":
-                made.append(starting.start_by_fork(handle, fd, page, self._initializer))
+                made.append(starting.start_by_fork(handle, fds, self._initializer))
                 made.append(set_up())
             elif self._method == "spawn":
-                made.extend(starting.start_by_spawn(handle, fd, page, set_up))
+                made.extend(starting.start_by_spawn(handle, fds, set_up))
             else:
-                made.extend(starting.start_by_server(handle, fd, page, set_up))
+                made.extend(starting.start_by_server(handle, fds, set_up))
             popen: starting.Popen = made[0]
             return popen
 
@@ -267,13 +298,14 @@ class ProcessEngine:
         return payload
 
     def _set_up(self, handle: process.BaseProcess, known: Known) -> bytes:
+        region = self._exchange.region_of(self._count + 1)
         if self._method == "fork":  # All else is inherited.
-            return dumps(Setup(None, None, None))
+            return dumps(Setup(None, None, None, region))
         identity = starting.identity_of(handle, self._method)
         definitions = initializer = None
         if self._initializer is not None:
             initializer, definitions = self._pickle_initializer(known)
-        return dumps(Setup(identity, definitions, initializer))
+        return dumps(Setup(identity, definitions, initializer, region))
 
     def _pickle_initializer(self, known: Known) -> tuple[bytes | None, bytes | None]:
         assert self._initializer is not None  # noqa: S101 - for the type checker
@@ -302,7 +334,7 @@ class ProcessEngine:
         if target is None:
             return  # Its WorkerLost is on the way to the scheduler.
         try:
-            payload = dumps(items)
+            payload = self._exchange.sender.dumps(items, worker)
         except Exception as error:
             # If there are several, they will be sent one by one.
             refused = not_picklable(f"item {chunk.start}", items[0], error)
@@ -310,7 +342,7 @@ class ProcessEngine:
         if chunk.job != target.job:
             target.job = chunk.job
             if function.number not in target.functions or function.roots or _names_main(payload):
-                self._update(target, function)
+                self._update_for(target, function, payload)
         if self._watch is not None:
             self._watch.begin()
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
@@ -321,17 +353,26 @@ class ProcessEngine:
         """Send a chunk of one call to a worker that has nothing else to do."""
         target = self._workers[worker]
         try:
-            payload = dumps_call(items)
+            payload = dumps_call(items) or self._exchange.sender.dumps(items, worker)
         except Exception as error:
             refused = not_picklable("item 0", items[0], error)
             raise refused from error
         target.job = -1
-        if function.number not in target.functions or function.roots or b"__main__" in payload:
-            self._update(target, function)
+        is_known = function.number in target.functions and not function.roots
+        if not is_known or b"__main__" in payload or payload[0] == MARK:
+            self._update_for(target, function, payload)
         if self._watch is not None:
             self._watch.begin()
         head = HEADER.pack(len(payload), CALL, number, 0, 1, function.number, math.inf)
         self._write(target, head + payload)
+
+    def _update_for(self, worker: _Worker, function: Function, payload: bytes) -> None:
+        """Do as `_update`; if that fails, nobody will look at `payload`."""
+        try:
+            self._update(worker, function)
+        except Exception:
+            self._exchange.receiver.discard(payload)
+            raise
 
     def _update(self, worker: _Worker, function: Function) -> None:
         """Tell a worker what it does not know for a job: names bound anew, the function."""
@@ -347,7 +388,10 @@ class ProcessEngine:
                 worker.functions.discard(function.number)
         if function.number not in worker.functions:
             worker.functions.add(function.number)
-            self._send(worker, FUNCTION, function.number, function.style, payload=function.payload)
+            payload = function.payload
+            if function.packed is not None:
+                payload = self._exchange.sender.lend(function.packed, worker.number)
+            self._send(worker, FUNCTION, function.number, function.style, payload=payload)
 
     def _send(
         self, worker: _Worker, kind: int, number: int = 0, start: int = 0, payload: bytes = b""
@@ -435,7 +479,7 @@ class ProcessEngine:
         try:
             values: list[Any] = loads(payload)
         except Exception:
-            target.reader.unread()  # `collect` will tell it.
+            target.reader.unread()  # For `collect`: a failure, or a payload in shared memory.
             return None
         return values
 
@@ -485,8 +529,11 @@ class ProcessEngine:
 
     def _results(self, worker: _Worker, frame: Frame) -> Event:
         kind, number, start, stop, extra, seconds, payload = frame
+        buffers: list[memoryview] = []
+        if payload[0] == MARK:
+            payload, buffers = self._exchange.receiver.open(payload)
         mixed = kind == MIXED_RESULTS or (kind == PROGRESS and extra == 1)
-        values, errors = load_results(payload, start, mixed=mixed)
+        values, errors = load_results(payload, start, buffers, mixed=mixed)
         if errors and self._limits.memory:
             explain_refusals(errors, self._limits.memory)
         if kind == PROGRESS:
@@ -528,6 +575,7 @@ class ProcessEngine:
         worker.process.join()
         worker.popen.close()
         worker.page.close()
+        self._exchange.lost(worker.number)
 
     def close(self, patience: float) -> None:
         """End all workers: wait so many seconds for them to leave, then kill. Idempotent."""
@@ -548,6 +596,7 @@ class ProcessEngine:
                 worker.popen.wait()
                 self._drop(worker)
         self._is_closed = True
+        self._exchange.close()
         self._epoll.close()
         self._bell.close()
 
@@ -567,13 +616,14 @@ class ProcessEngine:
             os.close(worker.fd)
             worker.popen.close()
         self._workers.clear()
+        self._exchange.forget()
         self._epoll.close()
         self._bell.forget()
 
 
 def _names_main(payload: bytes) -> bool:
     """Tell whether a pickle may refer to something in `__main__`."""
-    return b"__main__" in payload
+    return b"__main__" in payload or payload[0] == MARK
 
 
 _NAMED_KINDS = (type(len), type(_forget_all), type)

@@ -18,6 +18,7 @@ from multiprocessing import process, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
 from pathlib import Path
+from typing import NamedTuple
 
 from motorpool.engines.server import ForkServer
 from motorpool.worker.identity import Identity, InheritedFd
@@ -27,6 +28,14 @@ START_METHODS = ("fork", "spawn", "forkserver")
 
 # Given a writer of the set-up, which may collect descriptors to inherit.
 SetUp = Callable[[], bytes]
+
+
+class Fds(NamedTuple):
+    """What a worker inherits: its channel, its page, and the file of the arenas."""
+
+    channel: int
+    page: int
+    arena: int
 
 
 class Lifeline:
@@ -157,7 +166,7 @@ class ServedPopen(Popen):
         return code
 
 
-def start_by_fork(worker: process.BaseProcess, fd: int, page: int, initializer: object) -> Popen:
+def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
     lifeline = LIFELINE.reading_end()
@@ -172,7 +181,7 @@ def start_by_fork(worker: process.BaseProcess, fd: int, page: int, initializer: 
         if pid == 0:
             code = 1
             try:
-                worker._target = lambda: work(fd, page, lifeline, -1, initializer)  # type: ignore[attr-defined] # noqa: SLF001
+                worker._target = lambda: work(*fds, lifeline, -1, initializer)  # type: ignore[attr-defined] # noqa: SLF001
                 worker._config["daemon"] = False  # type: ignore[attr-defined] # noqa: SLF001 - it may have children
                 code = worker._bootstrap(parent_sentinel=lifeline)  # type: ignore[attr-defined] # noqa: SLF001
             finally:
@@ -183,34 +192,30 @@ def start_by_fork(worker: process.BaseProcess, fd: int, page: int, initializer: 
     return popen
 
 
-def start_by_spawn(
-    worker: process.BaseProcess, fd: int, page: int, set_up: SetUp
-) -> tuple[Popen, bytes]:
+def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
     """Start a bare interpreter that runs `work`; return it and its set-up."""
     del worker
     popen = SpawnedPopen()
     payload = _with_spawning(popen, set_up)
     lifeline = LIFELINE.reading_end()
     tracker = tracker_fd()
-    numbers = (fd, page, lifeline, tracker, popen.inherited)
+    numbers = (*fds, lifeline, tracker, popen.inherited)
     code = child_program(f"from motorpool.worker.spawned import main; main{numbers!r}")
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
-        popen.begun(_spawn(code, [fd, page, lifeline, tracker, *popen.inherited]))
+        popen.begun(_spawn(code, [*fds, lifeline, tracker, *popen.inherited]))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return popen, payload
 
 
-def start_by_server(
-    worker: process.BaseProcess, fd: int, page: int, set_up: SetUp
-) -> tuple[Popen, bytes]:
+def start_by_server(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
     """Have the fork server fork a worker; return it and its set-up."""
     del worker
     popen = ServedPopen()
     payload = _with_spawning(popen, set_up)
-    fds = [fd, page, LIFELINE.reading_end(), *popen.inherited]
-    popen.begun(_SERVER.start(fds, _launch_server))
+    passed = [*fds, LIFELINE.reading_end(), *popen.inherited]
+    popen.begun(_SERVER.start(passed, _launch_server))
     return popen, payload
 
 

@@ -48,8 +48,8 @@ def _fork(control: socket.socket, fds: list[int]) -> int:
     code = 1
     try:
         control.close()
-        fd, page, lifeline, *identity.inherited[:] = fds
-        work(fd, page, lifeline)
+        fd, page, arena, lifeline, *identity.inherited[:] = fds
+        work(fd, page, arena, lifeline)
         code = 0
     finally:
         _leave(code)

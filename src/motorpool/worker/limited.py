@@ -100,8 +100,8 @@ class LimitedPage(Page):
 class LimitedWorker(Worker):
     """A worker that leaves when it has outgrown its limit between two tasks."""
 
-    def __init__(self, fd: int, page: LimitedPage, lifeline: int, *others: Any) -> None:
-        super().__init__(fd, page, lifeline, *others)
+    def __init__(self, fd: int, page: LimitedPage, *others: Any) -> None:
+        super().__init__(fd, page, *others)
         self._scale = page.scale
         self._is_leaving = False
         page.leave = self._leave

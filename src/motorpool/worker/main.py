@@ -8,6 +8,7 @@ from collections import deque
 from time import perf_counter
 from typing import Any, NamedTuple
 
+from motorpool.buffers import MARK, Receiver, Sender
 from motorpool.messages import (
     ANSWER,
     CALL,
@@ -41,12 +42,17 @@ from motorpool.worker.threads import limit_threads
 RECALL_SIGNAL = signal.SIGURG
 
 
+# A worker without work gives back after this long what its arena does not need,
+# and then looks as often whether the parent still sees the rest.
+IDLE_SECONDS = 1
+
 class Setup(NamedTuple):
     """What a worker is told before its first chunk."""
 
     identity: Identity | None
     definitions: bytes | None
     initializer: bytes | None
+    region: int = 0  # of the worker's arena; 0 without one
 
 
 class Function(NamedTuple):
@@ -64,8 +70,14 @@ _ONE_CALL = Running(0, 0)
 class Worker:
     """The loop of a worker process and what it holds."""
 
-    def __init__(self, fd: int, page: Page, lifeline: int, tracker: int, initializer: Any) -> None:
+    def __init__(
+        self, fd: int, page: Page, arena: int, lifeline: int, tracker: int, initializer: Any
+    ) -> None:
         self._fd = fd
+        self._arena = arena
+        self._receiver = Receiver(arena)
+        self._sender = Sender(-1, 0)
+        self._dumps = self._sender.dumps
         self._initializer = initializer
         self._lifeline = lifeline
         self._tracker = tracker
@@ -99,12 +111,14 @@ class Worker:
             elif kind == DEFINE:
                 self._define(payload)
             elif kind == FORGET:
-                self._functions.pop(number, None)
+                self._forget(number)
             elif kind == SETUP and not self._set_up(loads(payload)):
                 return
 
     def _next(self) -> Frame | None:
         while not self._inbox:
+            if self._sender.arena is not None:
+                self._await_frame()
             frames = self._reader.read()
             if len(frames) == 1:
                 return frames[0]
@@ -112,6 +126,13 @@ class Worker:
             if self._reader.closed:
                 return None
         return self._inbox.popleft()
+
+    def _await_frame(self) -> None:
+        """Wait for something to read; give memory back if it takes long."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        while self._sender.is_in_use and not poll.poll(IDLE_SECONDS * 1000):
+            self._sender.tidy(0)
 
     def _send(
         self,
@@ -127,6 +148,9 @@ class Worker:
 
     def _set_up(self, setup: Setup) -> bool:
         try:
+            if setup.region:
+                self._sender = Sender(self._arena, setup.region)
+                self._dumps = self._sender.dumps
             if setup.identity is not None:
                 assume(setup.identity, self._lifeline, self._tracker)
             if setup.definitions is not None:
@@ -157,13 +181,15 @@ class Worker:
         self._page.load(chunk, stop)
         self._sending = False
         try:
-            function = self._function(number)
-            items = self._load(payload)
+            function = self._functions[number]
+            if type(function) is not Function:
+                function = self._load_function(number, payload)
+            self._items = self._load(payload)
         except BaseException as error:
             self._sending = True
             self._refuse(running, error)
         else:
-            self._run_items(function, items, running, budget, began)
+            self._run_items(function, running, budget, began)
         self._running = None
         self._page.clear()
         if self._recalled:
@@ -182,7 +208,7 @@ class Worker:
         try:
             function = self._functions[number]
             if type(function) is not Function:
-                function = self._function(number)
+                function = self._load_function(number, payload)
             args, kwds = self._load(payload)[0]
         except BaseException as error:
             self._sending = True
@@ -191,7 +217,8 @@ class Worker:
             page.at(0, 1)
             value, raised = run_call(function.func, args, kwds)
             self._sending = True
-            mixed, payload = dump_result(value, raised, function.func, (args, kwds))
+            mixed, payload = dump_result(value, raised, function.func, (args, kwds), self._dumps)
+            del args, kwds, value, raised  # see _run_items
             kind = MIXED_RESULTS if mixed else RESULTS
             seconds = perf_counter() - began
             data = HEADER.pack(len(payload), kind, chunk, 0, 1, 1, seconds) + payload
@@ -203,24 +230,30 @@ class Worker:
             self._recalled = False
             self._hand_back_inbox()
 
-    def _run_items(
-        self, function: Function, items: Any, running: Running, budget: float, began: float
-    ) -> None:
-        left = iter(items)  # of a range too, which is never written out
-        self._function_run, self._items, self._first = function.func, items, running.start
+    def _run_items(self, function: Function, running: Running, budget: float, began: float) -> None:
+        left = iter(self._items)  # of a range too, which is never written out
+        self._function_run, self._first = function.func, running.start
+        started, rest = began, abs(budget)
         while True:
-            run_chunk(function.call, left, running, abs(budget), function.pace, self._page)
+            run_chunk(function.call, left, running, rest, function.pace, self._page)
             self._sending = True
             start, stop, mixed, payload = self._dump_finished(running)
-            seconds = perf_counter() - began
-            if budget >= 0 or running.index >= running.stop:
+            if self._page.expects_large:
+                self._page.expect(payload, stop - start)
+            now = perf_counter()
+            seconds = now - began
+            if budget >= 0:
+                rest = budget - (now - started)
+            is_last = running.index >= running.stop or rest <= 0
+            running.restart(running.index)
+            if is_last:
+                # Shared memory among the items is free for use when the parent reads the results.
+                left = self._items = None
                 kind = MIXED_RESULTS if mixed else RESULTS
                 self._send(kind, self._chunk, start, stop, running.end, seconds, payload)
-                self._items = None
                 return
             self._send(PROGRESS, self._chunk, start, stop, int(mixed), seconds, payload)
-            began += seconds
-            running.restart(running.index)
+            began = now
             self._page.restart()
             self._sending = False
             if self._recalled:
@@ -232,13 +265,23 @@ class Worker:
         start, values, errors = running.take()
         stop = start + len(values)
         items = self._items[start - self._first : stop - self._first]
-        return start, stop, *dump_results(values, errors, self._function_run, os.getpid(), items)
+        func = self._function_run
+        dumped = dump_results(values, errors, func, os.getpid(), items, self._dumps)
+        return start, stop, *dumped
 
     def _refuse(self, running: Running, error: BaseException) -> None:
         if self._definition_error is not None:
             error, self._definition_error = self._definition_error, None
         failure = describe_failure(error, os.getpid(), "", "", "load")
         self._send(NOT_LOADED, self._chunk, running.start, running.end, payload=dumps(failure))
+
+    def _load_function(self, number: int, payload: bytes) -> Function:
+        """Return the function for a chunk; if that fails, nobody will look at its `payload`."""
+        try:
+            return self._function(number)
+        except BaseException:
+            self._receiver.discard(payload)
+            raise
 
     def _function(self, number: int) -> Function:
         function = self._functions[number]
@@ -248,12 +291,17 @@ class Worker:
             function = self._functions[number] = Function(caller(func, style), func, Pace())
         return function
 
+    def _forget(self, number: int) -> None:
+        function = self._functions.pop(number, None)
+        if function is not None and not isinstance(function, Function):
+            self._receiver.discard(function[1])
+
     # Names of modules that only the parent has.
 
     def _load(self, payload: bytes) -> Any:
         self.mirrors.loading = True
         try:
-            return loads(payload)
+            return loads(payload) if payload[0] != MARK else self._receiver.loads(payload)
         finally:
             self.mirrors.loading = False
 
@@ -307,6 +355,7 @@ class Worker:
         kept: list[Frame] = []
         for frame in self._inbox:
             if frame[0] == RUN:
+                self._receiver.discard(frame[6])
                 self._send(RESULTS, frame[1], frame[2], frame[2], frame[3], 0.0, dumps([]))
             else:
                 kept.append(frame)
@@ -353,7 +402,9 @@ def die_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
-def work(fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any = None) -> None:
+def work(
+    fd: int, page: int, arena: int, lifeline: int, tracker: int = -1, initializer: Any = None
+) -> None:
     """Be a worker on channel `fd`: the whole life of one, in a process of its own.
 
     Under fork, `initializer` is inherited, with its arguments; else it is sent.
@@ -367,6 +418,6 @@ def work(fd: int, page: int, lifeline: int, tracker: int = -1, initializer: Any 
         from motorpool.worker.limited import LimitedPage, LimitedWorker
 
         limited = LimitedPage(page)
-        LimitedWorker(fd, limited, lifeline, tracker, initializer).serve()
+        LimitedWorker(fd, limited, arena, lifeline, tracker, initializer).serve()
     else:
-        Worker(fd, shared, lifeline, tracker, initializer).serve()
+        Worker(fd, shared, arena, lifeline, tracker, initializer).serve()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from motorpool.buffers import MARK
 from motorpool.messages import IDLE, LOADING
 
 SIZE = 64 * 1024
@@ -34,6 +35,13 @@ def make(memory_limit: int = 0, threads: int = 0) -> int:
     return fd
 
 
+def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
+    """Stop the pickling of a result that is too large to be noted; else go on as ever."""
+    if memoryview(buffer).nbytes > _LARGE:
+        raise BufferError
+    return True
+
+
 class Page:
     """One worker's page, seen from either side."""
 
@@ -42,6 +50,7 @@ class Page:
         self._words = memoryview(self._map)[:_BEGIN].cast("q")
         self.full = False
         self._stop = 0
+        self.expects_large = False  # as the last result was
         self.clear()
 
     def close(self) -> None:
@@ -109,8 +118,14 @@ class Page:
         """Note a result; `full` turns true when it is time to send what there is."""
         if index + 1 >= self._stop:
             return
+        if self.expects_large:
+            self.full = True
+            return
         try:
-            pickled = pickle.dumps(value, 5)
+            pickled = pickle.dumps(value, 5, buffer_callback=_refuse_large)
+        except BufferError:
+            self.full = self.expects_large = True
+            return
         except Exception:
             self.full = True
             return
@@ -118,9 +133,14 @@ class Page:
         end = begin + _ENTRY.size + len(pickled)
         if len(pickled) > _LARGE or end > SIZE:
             self.full = True
+            self.expects_large = len(pickled) > _LARGE
             return
         self._map[begin:end] = _ENTRY.pack(index, len(pickled)) + pickled
         self._words[3] = end
+
+    def expect(self, payload: bytes, items: int) -> None:
+        """Learn from the results of `items` that are being sent how large the next may be."""
+        self.expects_large = payload[0] == MARK or len(payload) > _LARGE * items
 
     # The parent's side.
 

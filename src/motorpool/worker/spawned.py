@@ -4,7 +4,7 @@ from motorpool.worker import identity
 from motorpool.worker.main import work
 
 
-def main(fd: int, page: int, lifeline: int, tracker: int, inherited: list[int]) -> None:
+def main(fd: int, page: int, arena: int, lifeline: int, tracker: int, inherited: list[int]) -> None:
     """Be a worker."""
     identity.inherited[:] = inherited
-    work(fd, page, lifeline, tracker)
+    work(fd, page, arena, lifeline, tracker)
