@@ -320,7 +320,8 @@ def test_pool_works_where_files_may_not_be_large(start_script, start_method):
 
 LIMITED = """
 if __name__ == "__main__":
-    import resource, functools, numpy, array_tasks
+    import resource, functools, array_tasks
+    import numpy as np
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 24, 1 << 24))
     with open_pool() as pool:
         constant = np.full(100_000, 6.0)
