@@ -209,17 +209,6 @@ def test_memory_of_results_returns_after_their_workers_end(make_process_pool):
     assert float(held.sum()) == 13.0 * SIZE
 
 
-def test_no_descriptor_is_held_for_arrays_of_a_pool_that_ended(make_process_pool):
-    """A thousand arrays may outlive their pools."""
-    pool = make_process_pool()
-    held = pool.map(array_tasks.fill, range(8))
-    pool.terminate()
-    pool.join()
-
-    assert shared_bytes() == 0
-    assert [float(array[0]) for array in held] == list(range(8))
-
-
 # Bound constants
 
 

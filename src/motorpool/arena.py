@@ -30,7 +30,6 @@ MOST_SEGMENT = 4 << 30
 # States of a slot.
 LENT = 1
 RETURNED = 2
-PINNED = 3  # a process forked meanwhile may see the block: not to be used again
 
 _POPULATE_READ = 22  # madvise, from Linux 5.14 on
 
@@ -240,7 +239,7 @@ class Arena:
     def reclaim(self, holder: int) -> None:
         """Take back all that was lent to a holder that is dead."""
         for slot, (_, lent_to) in list(self._lent.items()):
-            if lent_to == holder and self._slots[slot] != PINNED:
+            if lent_to == holder:
                 self._take_back(slot)
 
     def _take_back(self, slot: int) -> None:
