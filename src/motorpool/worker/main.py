@@ -46,6 +46,7 @@ RECALL_SIGNAL = signal.SIGURG
 # and then looks as often whether the parent still sees the rest.
 IDLE_SECONDS = 1
 
+
 class Setup(NamedTuple):
     """What a worker is told before its first chunk."""
 
@@ -244,16 +245,16 @@ class Worker:
             seconds = now - began
             if budget >= 0:
                 rest = budget - (now - started)
-            is_last = running.index >= running.stop or rest <= 0
-            running.restart(running.index)
-            if is_last:
-                # Shared memory among the items is free for use when the parent reads the results.
+            if running.index >= running.stop or rest <= 0:
+                # Shared memory among them is free for use when the parent reads the results.
                 left = self._items = None
+                running.values, running.errors = [], {}
                 kind = MIXED_RESULTS if mixed else RESULTS
                 self._send(kind, self._chunk, start, stop, running.end, seconds, payload)
                 return
             self._send(PROGRESS, self._chunk, start, stop, int(mixed), seconds, payload)
             began = now
+            running.restart(running.index)
             self._page.restart()
             self._sending = False
             if self._recalled:
