@@ -150,6 +150,23 @@ def test_descriptor_is_closed_with_the_last_array(make_process_pool):
     assert eventually(lambda: gc.collect() + 1 and descriptors() == 0)
 
 
+def leave_room(size):
+    """Have the kernel refuse more data than this process has, and `size`."""
+    import resource
+
+    mapped = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (mapped + size, hard))
+
+
+def test_constant_beyond_the_limit_of_data(make_process_pool):
+    """It takes no memory of the worker's."""
+    pool = make_process_pool(initializer=leave_room, initargs=(64 << 20,))
+    task = functools.partial(array_tasks.add_first, np.full(16 << 20, 2.0))  # 128 MiB
+
+    assert pool.map(task, range(4), chunksize=1) == [2.0, 3.0, 4.0, 5.0]
+
+
 def test_large_constant_under_a_memory_limit(make_process_pool):
     """It is shared, and counts only as far as a worker writes into it."""
     pool = make_process_pool(memory_limit="150MiB")

@@ -10,7 +10,7 @@ import os
 import pickle
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,11 @@ def _take_large(found: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
 def taker(found: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
     """Return a pickler's `buffer_callback` that takes large buffers out, into `found`."""
     return partial(_take_large, found)
+
+
+def _entries(payload: bytes) -> Iterator[tuple[int, ...]]:
+    _, _, count = _HEAD.unpack_from(payload)
+    return _ENTRY.iter_unpack(payload[_HEAD.size : _HEAD.size + count * _ENTRY.size])
 
 
 def create_file() -> int:
@@ -225,7 +230,7 @@ class Receiver:
             views.private_view(offset, length, slot)
             if flags & _PRIVATE
             else views.view(base, size, offset, length, slot)
-            for base, size, offset, length, slot in _ENTRY.iter_unpack(payload[_HEAD.size : end])
+            for base, size, offset, length, slot in _entries(payload)
         ]
         if flags & _WHOLE:
             return buffers[0], buffers[1:]
@@ -234,7 +239,9 @@ class Receiver:
     def discard(self, payload: bytes) -> None:
         """Return the blocks of a payload that nobody will look at."""
         if payload[0] == MARK:
-            self.open(payload)
+            views = self._views or self._look()
+            for _, _, offset, _, slot in _entries(payload):
+                views.discard(offset, slot)
 
     def retire(self, region: int) -> None:
         """Take note that a region's owner is gone: give back what nobody here sees of it."""

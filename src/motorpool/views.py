@@ -94,10 +94,22 @@ class _Mapping:
 def _map(address: int | None, size: int, flags: int, file: _File, offset: int) -> int:
     access = mmap.PROT_READ | mmap.PROT_WRITE
     found = _libc.mmap(address, size, access, flags, file.fd, offset)
+    if found == ctypes.c_void_p(-1).value and flags == mmap.MAP_PRIVATE:
+        # It takes no memory before it is written to, but counts as data.
+        _raise_data_limit(size)
+        found = _libc.mmap(address, size, access, flags, file.fd, offset)
     if found == ctypes.c_void_p(-1).value:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return int(found)
+
+
+def _raise_data_limit(size: int) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    if soft != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or soft + size <= hard):
+        resource.setrlimit(resource.RLIMIT_DATA, (soft + size, hard))
 
 
 class _Hold(weakref.ref[Any]):
@@ -202,6 +214,11 @@ class Views:
         mapping = _Mapping(self._file, offset, length, mmap.MAP_PRIVATE)
         mapping.is_retired = True
         return self._view(mapping, offset, length, slot)
+
+    def discard(self, offset: int, slot: int) -> None:
+        """Return a block without looking at it."""
+        region = offset // ARENA_REGION - 1
+        self._table(region)[region % _TABLES * ARENA_SLOTS + slot] = RETURNED
 
     def _view(self, mapping: _Mapping, offset: int, length: int, slot: int) -> memoryview:
         exporter = mapping.type.from_address(mapping.address)
