@@ -122,3 +122,16 @@ def test_results_do_not_wait_for_a_long_item_after_them(make_pool, tmp_path, met
     assert early == [None] * 20
     assert len(late) == 21
     assert str(gate) in late
+
+
+def test_calls_that_nobody_waits_for_do_not_hold_up_the_end(make_process_pool, tmp_path):
+    """Of calls that travel together, those whose `get` timed out are cancelled at the end."""
+    gate = str(tmp_path / "gate")
+    with make_process_pool(2) as pool:
+        never = [pool.apply_async(workloads.wait_if_asked, (gate,)) for _ in range(4)]
+        for result in never:
+            with pytest.raises(motorpool.TimeoutError):
+                result.get(0.05)
+
+    with pytest.raises(motorpool.MotorpoolError):
+        never[-1].get(0)

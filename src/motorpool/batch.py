@@ -33,6 +33,12 @@ class CallBatch:
         """Tell whether every call has its result."""
         return not self._results
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether nobody waits for any of the results that are not there yet."""
+        results = list(self._results.values())
+        return bool(results) and all(result.is_abandoned for result in results)
+
     # The input: as a `Feeder`.
 
     def news(self) -> tuple[bool, int]:

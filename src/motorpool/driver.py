@@ -707,14 +707,22 @@ class Driver:
 
     def finish(self) -> None:
         """Wait for jobs and their callbacks, except for jobs that nobody wants: cancel those."""
-        with self._lock:
-            jobs = list(self._jobs.items())
-        for number, job in jobs:
-            if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False):
+        while True:
+            for number in self._unwanted():
                 self.cancel(number, unwanted(), kill=True)
-        while self._jobs or self._callbacks.is_busy():
-            self.wait_until(lambda: not self._jobs, None)
+            if not self._jobs and not self._callbacks.is_busy():
+                return
+            self.wait_until(lambda: not self._jobs or bool(self._unwanted()), None)
             self._callbacks.flush()
+
+    def _unwanted(self) -> list[int]:
+        """Return the jobs that nobody waits for any more."""
+        with self._lock:
+            return [
+                number
+                for number, job in self._jobs.items()
+                if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False)
+            ]
 
     def join(self) -> None:
         """Wait for jobs and callbacks, then for the workers to leave."""
