@@ -6,6 +6,7 @@ counts as unknown, and unknown memory limits nothing.
 
 import math
 import mmap
+import os
 import re
 import time
 from contextlib import suppress
@@ -116,7 +117,8 @@ def _machine() -> Space | None:
 def _group(group: Path) -> Space | None:
     """Return the same of a cgroup; None if it has no limit."""
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-    if not (group / names[0]).exists():
+    # Not `Path.exists`: Ctrl-C in the midst of the exception that it handles shows both.
+    if not os.access(group / names[0], os.R_OK):
         names = ("memory.max", "memory.current")
     try:
         limit, used = (int((group / name).read_bytes()) for name in names)
@@ -153,7 +155,8 @@ def _upwards(root: Path, path: str) -> list[Path]:
 
 
 def _counts_memory(group: Path) -> bool:
-    return (group / "memory.current").exists() or (group / "memory.usage_in_bytes").exists()
+    names = "memory.current", "memory.usage_in_bytes"
+    return any(os.access(group / name, os.R_OK) for name in names)
 
 
 class OomKills:
