@@ -18,6 +18,18 @@ def total(array):
     return float(array.sum())
 
 
+def first(array):
+    """Return the first element."""
+    return float(array[0])
+
+
+def writable(array):
+    """Return whether the array may be written to, and the array, read-only."""
+    found = bool(array.flags.writeable)
+    array.flags.writeable = False
+    return found, array
+
+
 def fill(number, size=100_000):
     """Return a large array of `number`."""
     return np.full(size, float(number))

@@ -110,6 +110,29 @@ def test_arguments_are_private_and_writable(process_pool):
     assert float(array[0]) == 3.0
 
 
+READ_ONLY = {
+    "small": lambda: np.arange(10),
+    "large": lambda: numbers(3),
+    "fortran": lambda: np.asfortranarray(np.arange(200_000.0).reshape(400, 500)),
+    "of bytes": lambda: np.frombuffer(bytes(1_000_000)),
+    "records": lambda: np.zeros(50_000, dtype=[("a", "i4"), ("b", "f8")]),
+    "sliced": lambda: np.arange(400_000)[::2],
+}
+
+
+@pytest.mark.parametrize("shape", READ_ONLY)
+def test_read_only_array_arrives_writable(process_pool, shape):
+    """As it does with the standard library's pool."""
+    array = READ_ONLY[shape]()
+    array.flags.writeable = False
+    arrived, copy = process_pool.apply(array_tasks.writable, (array,))
+
+    assert arrived
+    assert np.array_equal(copy, array)
+    assert copy.flags.writeable
+    assert not array.flags.writeable
+
+
 def test_array_that_is_in_an_item_twice_arrives_as_one(process_pool):
     """As with any pickle."""
     array = numbers(3)
@@ -166,6 +189,15 @@ def test_memory_of_arguments_returns(make_process_pool):
     pool.map(array_tasks.total, many[:1])
 
     assert shared_bytes() <= 160 << 20
+
+
+def test_large_arguments_travel_a_few_at_a_time(make_process_pool):
+    """However short the tasks are, and however many."""
+    pool = make_process_pool()
+    many = [np.zeros(1 << 17)] * 300  # 300 MiB
+    pool.map(array_tasks.first, many)
+
+    assert shared_bytes() <= 60 << 20
 
 
 def test_memory_of_kept_arguments_returns_when_they_are_dropped(make_process_pool):

@@ -173,6 +173,22 @@ def test_short_items_are_sent_ahead():
     assert 1 < len(commands) <= AHEAD_CHUNKS
 
 
+@pytest.mark.parametrize(("size", "most", "ahead"), [(0, 400, 16), (1 << 20, 8, 2)])
+def test_items_with_much_data_travel_a_few_at_a_time(size, most, ahead):
+    """Their data counts as work; one chunk is copied while another runs."""
+    bench = Bench(1)
+    (sent,) = bench.submit(10**5, seconds=SHORT)
+    for _ in range(3):
+        items = sent.chunk.stop - sent.chunk.start
+        bench.scheduler.weigh(0, items, items * size)
+        commands = sends(bench.done(sent, seconds=SHORT * items))
+        sent = commands[0]
+    lengths = [command.chunk.stop - command.chunk.start for command in commands]
+
+    assert most // 2 < max(lengths) <= most
+    assert 1 <= len(commands) <= ahead
+
+
 def test_long_items_are_not_sent_ahead():
     """A worker that runs a long item holds no other."""
     bench = Bench(1)

@@ -59,6 +59,11 @@ def _entries(payload: bytes) -> Iterator[tuple[int, ...]]:
     return _ENTRY.iter_unpack(payload[_HEAD.size : _HEAD.size + count * _ENTRY.size])
 
 
+def size_of(payload: bytes) -> int:
+    """Return how many bytes are in the blocks of a payload that begins with MARK."""
+    return sum(entry[3] for entry in _entries(payload))
+
+
 def create_file() -> int:
     """Return a descriptor of a new file for arenas, -1 if the system gives none."""
     if sys.maxsize < ARENA_FILE:
@@ -290,4 +295,14 @@ class Exchange:
             os.close(fd)
 
 
-__all__ = ["LARGE", "LARGE_PICKLE", "MARK", "Exchange", "Packed", "Receiver", "Sender", "taker"]
+__all__ = [
+    "LARGE",
+    "LARGE_PICKLE",
+    "MARK",
+    "Exchange",
+    "Packed",
+    "Receiver",
+    "Sender",
+    "size_of",
+    "taker",
+]

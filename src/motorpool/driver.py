@@ -530,9 +530,14 @@ class Driver:
             return
         items = job.items[chunk.start : chunk.stop]
         try:
-            self.engine.send_chunk(command.worker, chunk, job.function, items, command.budget)
+            size = self.engine.send_chunk(
+                command.worker, chunk, job.function, items, command.budget
+            )
         except MotorpoolError as error:
             self._handle(ChunkRefused(command.worker, chunk.number, error))
+        else:
+            if size is not None:
+                self._scheduler.weigh(chunk.job, chunk.stop - chunk.start, size)
 
     def _start_worker(self, _command: StartWorker) -> None:
         try:

@@ -1,6 +1,7 @@
 """What picklers have to know beforehand: special types, and modules that are never imported."""
 
 import copyreg
+import pickle
 import sys
 from typing import Any
 
@@ -9,21 +10,51 @@ MAIN_MODULES = ("__main__", "__mp_main__")
 
 
 class _Reducers:
-    """How `multiprocessing` pickles connections, sockets and the like, once it is imported."""
+    """How `multiprocessing` pickles connections and the like, and we arrays, once imported."""
 
-    known: tuple[int, int] = (0, 0)
+    known: tuple[int, int, bool] = (0, 0, False)
     table: dict[type, Any] | None = None
 
 
 def reducers() -> dict[type, Any] | None:
-    """Return the reducers of `multiprocessing.reduction` and `copyreg`; None if not imported."""
+    """Return `copyreg`'s reducers and those of modules that are imported; None if none is."""
     reduction = sys.modules.get("multiprocessing.reduction")
-    if reduction is None:
+    numpy = sys.modules.get("numpy")
+    if reduction is None and numpy is None:
         return None
-    extra = reduction.ForkingPickler._extra_reducers  # noqa: SLF001 - registered there by many
-    known = len(extra), len(copyreg.dispatch_table)
+    # Registered there by many.
+    extra = {} if reduction is None else reduction.ForkingPickler._extra_reducers  # noqa: SLF001
+    known = len(extra), len(copyreg.dispatch_table), hasattr(numpy, "ndarray")
     if known != _Reducers.known:
         # A plain dict: the C pickler looks into it without a call.
         _Reducers.table = {**copyreg.dispatch_table, **extra}
+        if numpy is not None and known[2]:
+            _Reducers.table.setdefault(numpy.ndarray, reduce_array)
         _Reducers.known = known
     return _Reducers.table
+
+
+def reduce_array(array: Any) -> Any:
+    """Pickle a NumPy array so that it arrives writable, as it does by older protocols.
+
+    Protocol 5 would have what is read-only here arrive read-only.
+    """
+    reduced = array.__reduce_ex__(5)
+    if array.flags.writeable or type(reduced[1][0]) is not pickle.PickleBuffer:
+        return reduced
+    data = sys.modules["numpy"].asarray(_Unlocked(array))
+    return reduced[0], (pickle.PickleBuffer(data), *reduced[1][1:])
+
+
+class _Unlocked:
+    """The bytes of an array, for a buffer that does not say it is read-only; only read."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array  # keeps it
+        address = array.__array_interface__["data"][0]
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, False),
+            "shape": (array.nbytes,),
+            "typestr": "|u1",
+        }

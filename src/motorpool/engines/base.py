@@ -95,8 +95,11 @@ class Engine(Protocol):
 
     def send_chunk(
         self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
-    ) -> None:
-        """Send items to a worker; raises NotPicklableError if they cannot be."""
+    ) -> int | None:
+        """Send items to a worker; raises NotPicklableError if they cannot be.
+
+        Returns the bytes of data that went with them if they are many.
+        """
 
     def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
         """Send a chunk of one call to a worker that has nothing else to do."""

@@ -25,7 +25,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from motorpool.bell import Bell
-from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, taker
+from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, size_of, taker
 from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
@@ -328,11 +328,14 @@ class ProcessEngine:
 
     def send_chunk(
         self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
-    ) -> None:
-        """Send items to a worker; raises NotPicklableError if they cannot be."""
+    ) -> int | None:
+        """Send items to a worker; raises NotPicklableError if they cannot be.
+
+        Returns the bytes of data that went with them if they are many.
+        """
         target = self._workers.get(worker)
         if target is None:
-            return  # Its WorkerLost is on the way to the scheduler.
+            return None  # Its WorkerLost is on the way to the scheduler.
         try:
             payload = self._exchange.sender.dumps(items, worker)
         except Exception as error:
@@ -348,6 +351,7 @@ class ProcessEngine:
         pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         for piece in pieces:
             self._write(target, piece)
+        return size_of(payload) if payload[0] == MARK else None
 
     def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
         """Send a chunk of one call to a worker that has nothing else to do."""

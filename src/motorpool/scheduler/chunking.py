@@ -19,6 +19,12 @@ BUDGET_SECONDS = 0.010
 # Work sent to a worker beyond the chunk it runs, so that it need not wait.
 AHEAD_SECONDS = 0.004
 AHEAD_CHUNKS = 16
+# Large arguments take time to copy, and room in shared memory. So much of them
+# counts for a second of work when it is decided how many items travel together.
+BYTES_PER_SECOND = 2 << 30
+# Of items with large arguments, so many chunks at most are in a worker's hands:
+# one is copied while the other runs.
+HEAVY_CHUNKS = 2
 # The most that a chunk holds.
 MOST_ITEMS = 32768
 # A worker with work it has not begun, beside idle workers, is asked for it
@@ -60,10 +66,11 @@ def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
 class Cost:
     """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
 
-    __slots__ = ("lengths", "seconds")
+    __slots__ = ("lengths", "seconds", "transfer")
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.transfer = 0.0  # beside that: what an item's data counts for, see `weigh`
         self.lengths = Lengths()
 
     def add(self, items: int, seconds: float) -> None:
@@ -71,6 +78,10 @@ class Cost:
         mean = max(seconds / items, 1e-9)
         self.seconds = mean if not self.seconds else 0.5 * self.seconds + 0.5 * mean
         self.lengths.add(items, mean)
+
+    def weigh(self, items: int, size: int) -> None:
+        """Learn from `items` that were sent with `size` bytes of data."""
+        self.transfer = size / items / BYTES_PER_SECOND
 
 
 def chunk_size(remaining: int, workers: int, seconds: float, target: float = TARGET_SECONDS) -> int:

@@ -54,6 +54,7 @@ from motorpool.messages import (
 from motorpool.scheduler import slow
 from motorpool.scheduler.chunking import (
     AHEAD_CHUNKS,
+    HEAVY_CHUNKS,
     MESSAGE_SECONDS,
     chunk_size,
     grown_window,
@@ -161,6 +162,12 @@ class Scheduler:
         chunk = self._find(entry, number) if entry is not None else None
         return (chunk[1], entry.since) if entry is not None and chunk is not None else None
 
+    def weigh(self, job: int, items: int, size: int) -> None:
+        """Take note that the `items` of a chunk that was sent carry `size` bytes."""
+        entry = self.jobs.get(job)
+        if entry is not None:
+            entry.cost.weigh(items, size)
+
     def room(self, job: int) -> int:
         """Return how many items of an open job may have been read in all."""
         entry = self.jobs.get(job)
@@ -226,7 +233,8 @@ class Scheduler:
         job.taken += event.items
         if event.starved and job.taken >= job.window:
             took = self._now - job.taken_since
-            grown = grown_window(job.window, self.size, job.cost.seconds, took, self._timing.window)
+            seconds = job.cost.seconds + job.cost.transfer
+            grown = grown_window(job.window, self.size, seconds, took, self._timing.window)
             job.limit += grown - job.window
             job.window = grown
             job.taken = 0
@@ -289,12 +297,19 @@ class Scheduler:
     def _is_short(self, worker: Worker, job: Job) -> bool:
         seconds = job.cost.seconds
         held = sum(chunk[3] - chunk[2] for chunk in worker.chunks)
-        return bool(seconds) and held * seconds < self._timing.ahead
+        transfer = job.cost.transfer
+        if transfer and len(worker.chunks) >= HEAVY_CHUNKS:
+            return False
+        # The worker is not to wait while the next item's data is copied.
+        return bool(seconds) and held * seconds < max(self._timing.ahead, 2 * transfer)
 
     def _send(self, worker: Worker, job: Job) -> None:
         most = job.chunksize or 1
-        if not job.chunksize and job.left > 1 and job.cost.seconds:
-            most = chunk_size(job.pending(), self.size, job.cost.seconds, self._timing.target)
+        cost = job.cost
+        if not job.chunksize and job.left > 1 and cost.seconds:
+            seconds = cost.seconds + cost.transfer
+            most = chunk_size(job.pending(), self.size, seconds, self._timing.target)
+        cost.transfer *= 0.5  # unless `weigh` says it anew
         if not job.chunksize:
             most = int(min(most, worker.tasks_left))
         start, stop = job.take(most)
