@@ -19,6 +19,7 @@ MEANINGS = {
     "initializer": "`initializer=`",
     "maxtasksperchild": "`maxtasksperchild=`",
     "limits": "`memory_limit=`, `threads_per_worker=`",
+    "timeout": "`timeout=` of a task",
     "kill": "a task can be ended while it runs",
     "blame": "a worker's death costs only the item that it ran, not its chunk",
     "shared_state": "locks, queues and values of `multiprocessing` in `initargs`",

@@ -34,6 +34,7 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    LookAtWorker,
     MemoryNews,
     NameSlow,
     RecallChunks,
@@ -44,14 +45,16 @@ from motorpool.messages import (
     WorkerLost,
     WorkerNotStarted,
     WorkerReady,
+    WorkerSeen,
     WorkerStarted,
 )
 from motorpool.scheduler import Cost, Scheduler
 from motorpool.scheduler.chunking import FIRST_WINDOW
 from motorpool.scheduler.machine import MOST_FAILED_STARTS
+from motorpool.scheduler.watch import LEAST_LOOK_SECONDS, MOST_BACKOFF_SECONDS, MOST_LOOK_SECONDS
 from motorpool.worker.run import Pace, Running
 
-PENDING, HELD, SETTLED = 0, 1, 2
+PENDING, HELD, SETTLED, WAITING = 0, 1, 2, 3
 
 
 class SimulatedWorker:
@@ -59,11 +62,13 @@ class SimulatedWorker:
 
     The steps of a chunk are `read`, then `claim` and `ran` in turn, then
     `answer` and `clear`. `recall` may come between any two, and so may death:
-    `lost` tells what the page of shared memory would tell then.
+    `lost` tells what the page of shared memory would tell then, and `look` what
+    it tells of a living worker.
     """
 
     def __init__(self, number):
         self.number = number
+        self.since = 0.0
         self.inbox = deque()  # (chunk, budget)
         self.outbox = deque()  # events on their way
         self.running = None
@@ -76,8 +81,9 @@ class SimulatedWorker:
         self._recall_noted = False
         self._page = (IDLE, LOADING, 0, {})
 
-    def read(self):
+    def read(self, now=0.0):
         """Take the next chunk and begin to unpickle it."""
+        self.since = now
         self.chunk, self._budget = self.inbox.popleft()
         self.running = Running(self.chunk.start, self.chunk.stop, self.chunk.number)
         self.is_answered = False
@@ -89,20 +95,30 @@ class SimulatedWorker:
         self.outbox.append(ChunkRefused(self.number, self.chunk.number, error))
         self.is_answered = True
 
-    def claim(self, most=None):
+    def claim(self, most=None, now=0.0):
         """Begin the next items and return how many, 0 if there are none left."""
         running = self.running
+        if self._page[1] == LOADING and self._recall_noted:
+            self._recall_noted = False
+            self._give_back_unbegun()
         if running.index >= running.stop:
             return 0
-        upto = running.claim(most or self._pace().bulk_size())
+        upto = running.claim(1 if self.chunk.is_exact else most or self._pace().bulk_size())
         if upto > running.index:
+            self.since = now
             self._page = (self.chunk.number, running.index, upto, self._page[3])
         return upto - running.index
 
-    def ran(self, seconds, is_full=False):
-        """End the claimed items after `seconds`; return whether the chunk goes on."""
+    def ran(self, seconds, is_full=False, error=None):
+        """End the claimed items after `seconds`, the last one with an error perhaps.
+
+        Return whether the chunk goes on.
+        """
         running = self.running
         index, upto = running.index, running.upto
+        if error is not None:
+            is_full = True
+            running.errors[upto - 1 - running.start] = error
         if upto == index + 1 < self.chunk.stop and not is_full:
             self._page[3][index] = index
         running.values.extend(range(index, upto))
@@ -114,15 +130,16 @@ class SimulatedWorker:
     def answer(self):
         """Send the results; return whether the chunk is over, and not only its budget spent."""
         running, seconds = self.running, self._seconds
-        start, values, _ = running.take()
+        start, values, errors = running.take()
+        errors = errors or None
         worker, number, stop = self.number, running.number, start + len(values)
         if self._budget >= 0 or running.index >= running.stop:
             self.outbox.append(
-                ChunkDone(worker, number, start, stop, running.end, seconds, values, None)
+                ChunkDone(worker, number, start, stop, running.end, seconds, values, errors)
             )
             self.is_answered = True
             return True
-        self.outbox.append(ChunkProgressed(worker, number, start, stop, seconds, values, None))
+        self.outbox.append(ChunkProgressed(worker, number, start, stop, seconds, values, errors))
         running.restart(stop)
         self._seconds = 0.0
         self._page = (*self._page[:3], {})
@@ -142,13 +159,19 @@ class SimulatedWorker:
             self._recall_noted = True
             return
         self._hand_back_inbox()
-        begin, end = self.running.recall()
-        if begin < end:
-            self.outbox.append(ItemsHandedBack(self.number, self.chunk.number, begin, end))
-        if self.running.has_unsent():
-            start, values, _ = self.running.take()
-            stop, number = start + len(values), self.chunk.number
-            self.outbox.append(ChunkProgressed(self.number, number, start, stop, 0.0, values, None))
+        if self._page[1] == LOADING:
+            self._recall_noted = True
+            return
+        self._give_back_unbegun()
+
+    def look(self, is_spared=False):
+        """Return the event that tells what this worker is at."""
+        number, index, _, _ = self._page
+        return WorkerSeen(self.number, number, index, self.since, is_spared)
+
+    def is_at(self, number, item):
+        """Return whether this worker is at a chunk and an item, None for any."""
+        return number in (None, self._page[0]) and item in (None, self._page[1])
 
     def lost(self):
         """Return the event of this worker's death."""
@@ -158,9 +181,20 @@ class SimulatedWorker:
     def _pace(self):
         return self._paces.setdefault(self.chunk.job, Pace())
 
+    def _give_back_unbegun(self):
+        begin, end = self.running.recall()
+        if begin < end:
+            self.outbox.append(ItemsHandedBack(self.number, self.chunk.number, begin, end))
+        if self.running.has_unsent():
+            start, values, errors = self.running.take()
+            stop, number = start + len(values), self.chunk.number
+            self.outbox.append(
+                ChunkProgressed(self.number, number, start, stop, 0.0, values, errors or None)
+            )
+
     def _hand_back_inbox(self):
         for chunk, _budget in self.inbox:
-            number, _job, start, stop = chunk
+            number, _job, start, stop, _ = chunk
             self.outbox.append(ChunkDone(self.number, number, start, start, stop, 0.0, [], None))
         self.inbox.clear()
 
@@ -172,6 +206,7 @@ class _Account:
         self.size = event.size
         self.is_open = event.is_open
         self.chunksize = event.chunksize
+        self.control = event.control
         self.is_windowed = event.window is not None
         self.limit = float("inf")
         if self.is_windowed:
@@ -181,6 +216,10 @@ class _Account:
         self.begun = bytearray(event.size)
         self.pending = event.size
         self.settled = 0
+        self.runs = Counter()  # by item
+        self.failures = Counter()  # by item
+        self.dropped = set()  # items that were cancelled while a worker held them
+        self.due = {}  # item that waits for its next attempt: when
 
     def room(self, limit=None):
         """Return how many items may be sent in all: up to the limit, in whole chunks."""
@@ -211,7 +250,10 @@ class Ledger:
     afterwards. What must hold:
 
     - an item is pending, in one chunk, or settled; and settled once;
-    - an item that was begun is never sent again;
+    - an item that was begun is never sent again, unless it failed and may be
+      tried again; then it is, but not before its backoff is over;
+    - a worker is killed only for an item that has run for its job's timeout, or
+      for a chunk of a job that was cancelled;
     - jobs are served first come, first served;
     - a windowed job does not run beyond its limit, and the limit grows by what
       was consumed, and by no more than doubling while the consumer starves;
@@ -227,12 +269,16 @@ class Ledger:
         self.jobs = {}
         self.finished = []
         self.cancelled = set()
+        self.killable = set()  # of them, those whose tasks are to be ended
         self.chunks = {}  # number: [worker, job, start, stop]
         self.holding = {}  # worker: numbers of its chunks
         self.stopped = set()
         self.ready = set()
         self.killed = set()
         self.recalled = {}  # worker: the last chunk it was sent before it was asked
+        self.now = 0.0
+        self.sentenced = {}  # worker: the chunk and item it was last to be killed for
+        self.at = {}  # worker: job, item, when it was begun
         self.is_closed = False
         self.memory_is_short = False
         self.is_broken = False
@@ -249,14 +295,15 @@ class Ledger:
 
     # Before the scheduler handles an event.
 
-    def note(self, event):
+    def note(self, event, now=0.0):
         """Take note of what happened."""
+        self.now = now
         self._may_grow = None
         handler = self._notes.get(type(event))
         if handler is not None:
             handler(self, event)
 
-    def begin(self, worker, job, start, stop):
+    def begin(self, worker, job, start, stop, now=None):
         """Take note that a worker calls the function with items `start` to `stop`."""
         account = self.jobs.get(job)
         number = next(
@@ -264,9 +311,13 @@ class Ledger:
             None,
         )
         assert number is not None, f"{worker} runs items it does not hold"
+        self.at[worker] = (job, start, self.now if now is None else now)
         if account is None:
             return
         assert not any(account.begun[start:stop]), f"item of {start} to {stop} begun twice"
+        account.runs.update(range(start, stop))
+        most = 1 + account.control.retries if account.control is not None else 1
+        assert max(account.runs[index] for index in range(start, stop)) <= most, "run too often"
         account.begun[start:stop] = b"\1" * (stop - start)
         if account.chunksize is None:
             self._tasks[worker] += stop - start
@@ -299,8 +350,20 @@ class Ledger:
                 self._may_grow = (event.job, account.limit + window)
 
     def _note_cancelled(self, event):
+        if event.item is not None:
+            self._note_dropped(event)
+            return
         if self.jobs.pop(event.job, None) is not None:
             self.cancelled.add(event.job)
+            if event.kill:
+                self.killable.add(event.job)
+
+    def _note_dropped(self, event):
+        account = self.jobs.get(event.job)
+        if account is not None and account.state[event.item] == PENDING:
+            account.move(event.item, event.item + 1, PENDING, SETTLED)
+        elif account is not None and account.state[event.item] == HELD:
+            account.dropped.add(event.item)
 
     def _note_started(self, event):
         self.starting -= 1
@@ -318,15 +381,17 @@ class Ledger:
         chunk = self._take(event)
         if chunk is not None:
             _, job, start, stop = chunk
-            self._settle_later(job, start, event.stop, "deliver")
+            self._settle_results(job, start, event)
             self._give_back(job, event.stop, stop)
+            self.at.pop(event.worker, None)
             if event.stop > start:
                 self.recalled.pop(event.worker, None)
 
     def _note_progressed(self, event):
         chunk = self.chunks.get(event.number)
         if chunk is not None and chunk[0] == event.worker:
-            self._settle_later(chunk[1], event.start, event.stop, "deliver")
+            self._settle_results(chunk[1], event.start, event)
+            self.at.pop(event.worker, None)
             chunk[2] = event.stop
 
     def _note_handed_back(self, event):
@@ -338,20 +403,25 @@ class Ledger:
     def _note_refused(self, event):
         chunk = self._take(event)
         if chunk is not None:
-            self._none_ran(*chunk[1:])
+            self._none_ran(*chunk[1:], "fail")
 
     def _note_lost(self, event):
+        self.at.pop(event.worker, None)
+        is_late = self.sentenced.pop(event.worker, None) == (event.number, event.at)
+        cause = "late" if is_late else "lost"
         for number in self.holding.pop(event.worker):
             _, job, start, stop = self.chunks.pop(number)
             if number != event.number:
                 self._give_back(job, start, stop)
             elif event.at == LOADING:
-                self._none_ran(job, start, stop)
+                self._none_ran(job, start, stop, cause)
             else:
                 begun = min(max(event.upto, event.at + 1), stop)
                 for index in range(start, begun):
-                    how = "deliver" if index in event.finished else "fail"
-                    self._settle_later(job, index, index + 1, how)
+                    if index in event.finished:
+                        self._settle_later(job, index, index + 1, "deliver")
+                    else:
+                        self._attempt_failed(job, index, cause)
                 self._give_back(job, begun, stop)
         is_own_fault = event.worker not in self.killed | self.ready | self.stopped
         self._failed_starts += is_own_fault
@@ -363,6 +433,13 @@ class Ledger:
 
     def _note_memory(self, event):
         self.memory_is_short = event.is_short
+
+    def _note_tick(self, _event):
+        for account in self.jobs.values():
+            for index, due in list(account.due.items()):
+                if due <= self.now:
+                    del account.due[index]
+                    account.move(index, index + 1, WAITING, PENDING)
 
     _notes = {
         InputArrived: _note_input,
@@ -378,6 +455,7 @@ class Ledger:
         WorkerLost: _note_lost,
         Closed: _note_closed,
         MemoryNews: _note_memory,
+        Tick: _note_tick,
     }
 
     def _take(self, event):
@@ -387,17 +465,48 @@ class Ledger:
         self.holding[event.worker].remove(event.number)
         return self.chunks.pop(event.number)
 
-    def _none_ran(self, job, start, stop):
-        if stop - start == 1:
-            self._settle_later(job, start, stop, "fail")
-        else:
+    def _none_ran(self, job, start, stop, cause):
+        if stop - start > 1:
             self._give_back(job, start, stop)
+        elif cause == "fail":
+            self._settle_later(job, start, stop, cause)
+        else:
+            self._attempt_failed(job, start, cause)
+
+    def _settle_results(self, job, start, event):
+        errors = event.errors or {}
+        account = self.jobs.get(job)
+        for index in range(start, event.stop):
+            error = errors.get(index - start)
+            if error is None or account is None or account.control is None:
+                self._settle_later(job, index, index + 1, "deliver")
+            else:
+                self._attempt_failed(job, index, error)
+
+    def _attempt_failed(self, job, index, cause):
+        """Take note of a failed attempt: by an error, or because the worker was lost or late."""
+        account = self.jobs.get(job)
+        if account is None:
+            return
+        account.failures[index] += 1
+        control, attempts = account.control, account.failures[index]
+        if control is not None and attempts <= control.retries:
+            granted = {"lost": control.retries_lost, "late": control.retries_late}
+            if granted[cause] if cause in granted else isinstance(cause, control.retry_on):
+                backoff = min(control.backoff * 2 ** (attempts - 1), MOST_BACKOFF_SECONDS)
+                account.due[index] = self.now + backoff
+                account.begun[index] = 0
+                account.move(index, index + 1, HELD, WAITING)
+                return
+        self._settle_later(job, index, index + 1, cause if cause in ("lost", "late") else "fail")
 
     def _give_back(self, job, start, stop):
         account = self.jobs.get(job)
         if account is not None and start < stop:
             assert not any(account.begun[start:stop]), "a begun item came back"
-            account.move(start, stop, HELD, PENDING)
+            for index in range(start, stop):
+                is_dropped = index in account.dropped
+                account.move(index, index + 1, HELD, SETTLED if is_dropped else PENDING)
 
     def _settle_later(self, job, start, stop, how):
         if job in self.jobs:
@@ -428,13 +537,14 @@ class Ledger:
                 assert room == account.room(), f"room for {room} items, not {account.room()}"
 
     def _check_send(self, command):
-        worker, (number, job, start, stop) = command.worker, command.chunk
+        worker, (number, job, start, stop, is_exact) = command.worker, command.chunk
         assert worker in self.holding, f"sent to {worker}, which is gone"
         assert worker not in self.stopped, f"sent to {worker}, which is leaving"
         assert number > self._last_number, "a number used twice"
         if self.memory_is_short:
             assert not any(self.holding.values()), "two at a time while memory is short"
         account = self.jobs[job]
+        assert is_exact == (account.control is not None)
         assert start < stop, "an empty chunk"
         assert stop <= account.room(), f"item {stop - 1} is beyond the limit {account.room()}"
         assert not any(account.begun[start:stop]), f"begun item of {start} to {stop} sent again"
@@ -456,8 +566,10 @@ class Ledger:
 
     def _check_fail(self, command):
         how = self._owed.pop((command.job, command.item), None)
-        assert how == "fail", f"item {command.item} of job {command.job} failed, not due"
-        assert command.error is not None or command.lost is not None
+        assert how in ("fail", "lost", "late"), f"item {command.item} failed, not due"
+        assert (how == "fail") == (command.error is not None) == (command.lost is None)
+        assert (how == "late") == (command.seconds is not None)
+        assert command.attempts == max(1, self.jobs[command.job].failures[command.item])
         self.jobs[command.job].move(command.item, command.item + 1, HELD, SETTLED)
         self.failed[command.job, command.item] += 1
 
@@ -474,13 +586,42 @@ class Ledger:
         self.stopped.add(command.worker)
 
     def _check_kill(self, command):
-        assert command.worker in self.holding, "a worker that is gone killed"
-        self.killed.add(command.worker)
+        worker, number, item = command
+        assert worker in self.holding, "a worker that is gone killed"
+        self.killed.add(worker)
+        if number is None:
+            assert self._holds_unwanted(worker), "killed for nothing"
+            return
+        job = self.chunks[number][1]
+        assert number in self.holding[worker], "killed for a chunk it does not hold"
+        if item is None:
+            assert job in self.cancelled, "killed for a job that is wanted"
+            return
+        if item in self.jobs[job].dropped:
+            return
+        self.sentenced[worker] = (number, item)
+        at = self.at.get(worker)
+        if item != LOADING and at is not None and at[:2] == (job, item):
+            seconds = self.jobs[job].control.timeout
+            assert self.now >= at[2] + seconds, "killed before its time"
+
+    def _check_look(self, command):
+        assert command.worker in self.holding, "a worker that is gone looked at"
 
     def _check_recall(self, command):
         assert command.worker in self.ready, "a worker that is not ready was recalled"
-        assert self.free() or self._is_awaited(command.worker), "recalled for nobody"
+        worker = command.worker
+        is_wanted = self.free() or self._holds_unwanted(worker) or self._is_awaited(worker)
+        assert is_wanted, "recalled for nobody"
         self.recalled[command.worker] = self._last_number
+
+    def _holds_unwanted(self, worker):
+        """Tell whether something that a worker holds was cancelled."""
+        for number in self.holding[worker]:
+            _, job, start, stop = self.chunks[number]
+            if job in self.cancelled or self.jobs[job].dropped & set(range(start, stop)):
+                return True
+        return False
 
     def _is_awaited(self, worker):
         """Tell whether somebody may wait for results of what `worker` runs."""
@@ -506,6 +647,7 @@ class Ledger:
         FinishJob: _check_finish,
         StopWorker: _check_stop,
         KillWorker: _check_kill,
+        LookAtWorker: _check_look,
         RecallChunks: _check_recall,
         StartWorker: _check_start,
         BreakPool: _check_break,
@@ -535,6 +677,22 @@ class Ledger:
         assert staying <= self.scheduler.size, "more workers than asked for"
         if staying < self.scheduler.size:
             assert self.scheduler.wake_at is not None, "a worker is missing for good"
+
+    def check_looks(self, now, workers):
+        """Object if nobody will look at a worker when its task is late, or at one to be killed."""
+        wake = self.scheduler.wake_at
+        wake = float("inf") if wake is None else wake
+        for worker in workers:
+            seen = worker.look()
+            chunk = self.chunks.get(seen.number)
+            if chunk is None or worker.is_dead or self.is_broken:
+                continue
+            account = self.jobs.get(chunk[1])
+            if account is not None and account.control is not None:
+                deadline = max(seen.since + account.control.timeout, now + LEAST_LOOK_SECONDS)
+                assert wake <= deadline, f"nobody will see that worker {seen.worker} is late"
+            elif chunk[1] in self.killable or (account and seen.at in account.dropped):
+                assert wake <= now + MOST_LOOK_SECONDS, f"nobody will end it in {seen.worker}"
 
     def check_recalls(self, now, soon):
         """Object if a worker is idle, and nobody will ask for what a busy one has not begun."""
@@ -569,6 +727,9 @@ class Simulation:
         Number of workers.
     seconds
         Length of a task, by job and index.
+    error
+        The error of a task, by job, index and attempt, counted from 1 on; None
+        for a result.
     fate
         How a worker ends at a chunk, by worker and chunk; None to live on.
     start
@@ -594,6 +755,7 @@ class Simulation:
         latency=50e-6,
         handling=0.0,
         take_seconds=0.0,
+        error=lambda job, index, attempt: None,
     ):
         self.scheduler = Scheduler(workers, tasks_per_worker)
         self.ledger = Ledger(self.scheduler, tasks_per_worker)
@@ -602,6 +764,7 @@ class Simulation:
         self.counts = Counter()
         self.busy = 0.0
         self._seconds = seconds
+        self._error = error
         self._fate = fate
         self._start = start
         self._start_seconds = start_seconds
@@ -622,18 +785,18 @@ class Simulation:
 
     # What a caller does.
 
-    def submit(self, size, chunksize=None, cost=None):
+    def submit(self, size, chunksize=None, cost=None, control=None):
         """Begin a job over a sequence and return its number."""
         job = next(self._jobs)
-        self._feed(JobSubmitted(job, size, chunksize, cost or Cost()))
+        self._feed(JobSubmitted(job, size, chunksize, cost or Cost(), control=control))
         return job
 
-    def submit_stream(self, size, chunksize=None):
+    def submit_stream(self, size, chunksize=None, control=None):
         """Begin a job over an iterator of `size` items, taken by a consumer."""
         job = next(self._jobs)
         self._sources[job] = size
         self._streams[job] = [set(), 0, False]
-        self._feed(JobSubmitted(job, 0, chunksize, Cost(), is_open=True, window=0, is_prompt=True))
+        self._feed(JobSubmitted(job, 0, chunksize, Cost(), True, 0, True, control))
         return job
 
     def cancel(self, job, *, kill):
@@ -662,10 +825,11 @@ class Simulation:
 
     def _feed(self, event):
         self.counts[type(event)] += 1
-        self.ledger.note(event)
+        self.ledger.note(event, self.now)
         commands = self.scheduler.handle(event, self.now)
         self.ledger.check(event, commands)
         self._execute(commands)
+        self.ledger.check_looks(self.now, self._workers.values())
         wake = self.scheduler.wake_at
         if wake is not None and (self._tick_at is None or wake < self._tick_at):
             self._tick_at = max(wake, self.now)
@@ -709,8 +873,11 @@ class Simulation:
                 self._later(command.worker, self._recall)
             elif kind is StopWorker:
                 self._later(command.worker, self._leave)
+            elif kind is LookAtWorker:
+                if command.worker in self._workers:
+                    self._feed(self._workers[command.worker].look())
             elif kind is KillWorker:
-                self._die(self._workers[command.worker])
+                self._kill(*command)
             elif kind is FinishJob:
                 self.finished_at[command.job] = self.now
             elif kind is Deliver:
@@ -719,6 +886,15 @@ class Simulation:
                 self._arrived(command.job, command.item, 1)
             elif kind is BreakPool:
                 self._heap.clear()
+
+    def _kill(self, number, chunk, item):
+        worker = self._workers.get(number)
+        if worker is None:
+            return
+        if worker.is_at(chunk, item):
+            self._die(worker)
+        else:
+            self._feed(worker.look(is_spared=True))
 
     def _later(self, worker, action, *arguments):
         if worker in self._workers:
@@ -791,7 +967,7 @@ class Simulation:
         if fate is not None and fate.moment == "reading":
             self._die(worker)
             return
-        worker.read()
+        worker.read(self.now)
         if fate is not None and fate.moment == "loading":
             self._die(worker)
         else:
@@ -800,12 +976,12 @@ class Simulation:
     def _next_items(self, worker):
         fate, chunk = worker.fate, worker.chunk
         is_doomed = fate is not None and fate.moment == "running"
-        size = worker.claim(1 if is_doomed else None)
+        size = worker.claim(1 if is_doomed else None, self.now)
         if not size:
             self._end_chunk(worker)
             return
         start = worker.running.index
-        self.ledger.begin(worker.number, chunk.job, start, start + size)
+        self.ledger.begin(worker.number, chunk.job, start, start + size, self.now)
         if is_doomed and start - chunk.start >= fate.after:
             self._die(worker)
             return
@@ -816,7 +992,10 @@ class Simulation:
     def _ran(self, worker, seconds):
         if worker.is_dead:
             return
-        if worker.ran(seconds):
+        job, index = worker.chunk.job, worker.running.upto - 1
+        account = self.ledger.jobs.get(job)
+        attempt = account.runs[index] if account is not None else 1
+        if worker.ran(seconds, error=self._error(job, index, attempt)):
             self._next_items(worker)
         else:
             self._end_chunk(worker)

@@ -5,6 +5,7 @@ against the simulator's ledger; simulations measure how much of the workers'
 time is used.
 """
 
+import math
 import random
 
 import pytest
@@ -23,6 +24,7 @@ from motorpool.messages import (
     ChunkRefused,
     Closed,
     Consumed,
+    Control,
     Deliver,
     FailItem,
     FinishJob,
@@ -31,6 +33,7 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    LookAtWorker,
     MemoryNews,
     NameSlow,
     RecallChunks,
@@ -41,13 +44,25 @@ from motorpool.messages import (
     WorkerLost,
     WorkerNotStarted,
     WorkerReady,
+    WorkerSeen,
     WorkerStarted,
 )
 from motorpool.scheduler import Cost, Scheduler
 from motorpool.scheduler.chunking import AHEAD_CHUNKS, BUDGET_SECONDS, FIRST_WINDOW, RECALL_SECONDS
 from motorpool.scheduler.machine import FIRST_BACKOFF_SECONDS, MOST_FAILED_STARTS
+from motorpool.scheduler.watch import MOST_BACKOFF_SECONDS
 from motorpool.worker.run import Pace, Running, run_chunk
-from simulator import Fate, Ledger, SimulatedWorker, Simulation, ideal, in_order, makespan
+from simulator import (
+    HELD,
+    PENDING,
+    Fate,
+    Ledger,
+    SimulatedWorker,
+    Simulation,
+    ideal,
+    in_order,
+    makespan,
+)
 
 LONG, SHORT = 1.0, 1e-5
 
@@ -68,7 +83,7 @@ class Bench:
     def __call__(self, event, after=0.0):
         """Return the commands that follow an event."""
         self.now += after
-        self.ledger.note(event)
+        self.ledger.note(event, self.now)
         commands = self.scheduler.handle(event, self.now)
         self.ledger.check(event, commands)
         return commands
@@ -81,7 +96,7 @@ class Bench:
 
     def done(self, sent, stop=None, seconds=LONG, after=0.0):
         """Have a worker answer a chunk, having run it up to `stop`; return what follows."""
-        number, _job, start, end = sent.chunk
+        number, _job, start, end, _ = sent.chunk
         stop = end if stop is None else stop
         values = list(range(start, stop))
         return self(ChunkDone(sent.worker, number, start, stop, end, seconds, values, None), after)
@@ -280,16 +295,116 @@ def test_window_does_not_hold_up_the_job_behind():
 
 
 @pytest.mark.parametrize(
-    ("kill", "expected"), [pytest.param(True, [KillWorker]), pytest.param(False, [])]
+    ("kill", "expected"), [pytest.param(True, [LookAtWorker]), pytest.param(False, [])]
 )
 def test_cancelled_job_is_dropped(kill, expected):
-    """Nothing of a cancelled job is delivered; its running tasks are killed on request."""
+    """Nothing of a cancelled job is delivered; its running tasks are looked for on request."""
     bench = Bench(2)
     (sent,) = bench.submit(1)
     bench.submit(2, job=1)
 
     assert kinds(bench(JobCancelled(0, kill))) == expected
     assert kinds(bench.done(sent)) == [SendChunk]
+
+
+@pytest.mark.quick
+def test_worker_at_a_cancelled_job_is_killed():
+    """A running task that is cancelled costs its worker, and what was sent ahead moves on."""
+    bench = Bench(1)
+    (first,) = bench.submit(1, seconds=SHORT)
+    (second,) = bench.submit(9, job=1, seconds=SHORT) or [None]
+    assert second is None
+    bench(JobCancelled(0, kill=True))
+
+    seen = WorkerSeen(1, first.chunk.number, 0, 0.0)
+    assert bench(seen) == [KillWorker(1, first.chunk.number)]
+    assert bench(lost(first, 0, 1)) == [StartWorker()]
+    assert ranges(bench(WorkerStarted(2)))[0][0] == 0
+
+
+def test_worker_past_a_cancelled_job_is_left_alone():
+    """A task that ended while it was being cancelled costs nobody else's task."""
+    bench = Bench(1)
+    (first,) = bench.submit(1)
+    bench(JobCancelled(0, kill=True))
+    (second,) = bench.submit(1, job=1) + bench.done(first)
+
+    assert bench(WorkerSeen(1, second.chunk.number, 0, 0.0)) == []
+    assert bench.scheduler.wake_at is None
+
+
+@pytest.mark.parametrize("item", [0, 5, 9])
+def test_item_that_is_cancelled_is_never_sent(item):
+    """One item can be cancelled before its turn comes; the others are run."""
+    bench = Bench(1)
+    bench.submit(1)
+    bench.submit(10, job=1)
+    assert bench(JobCancelled(1, kill=True, item=item)) == []
+    commands, sent = bench.done(SendChunk(1, Chunk(1, 0, 0, 1), 0.0)), []
+    while outstanding := sends(commands):
+        sent += [index for s in outstanding for index in range(s.chunk.start, s.chunk.stop)]
+        commands = [c for s in outstanding for c in bench.done(s)]
+
+    assert sent == [index for index in range(10) if index != item]
+    assert FinishJob(1) in commands
+
+
+def test_last_item_that_is_cancelled_finishes_its_job():
+    """A job of which nothing is left is done."""
+    bench = Bench(1)
+    bench.submit(1)
+    bench.submit(1, job=1)
+
+    assert bench(JobCancelled(1, kill=True, item=0)) == [FinishJob(1)]
+
+
+def test_running_item_that_is_cancelled_costs_its_worker():
+    """The worker is killed for that item only, and the rest of its chunk moves on."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4, 4)
+    number = sent.chunk.number
+    assert bench(JobCancelled(0, kill=True, item=1)) == [LookAtWorker(1)]
+    assert bench(WorkerSeen(1, number, 0, 0.0)) == [RecallChunks(1)]
+    assert bench(Tick(), after=RECALL_SECONDS) == [LookAtWorker(1)]
+    assert bench(WorkerSeen(1, number, 1, 0.0)) == [KillWorker(1, number, 1)]
+
+    commands = bench(lost(sent, 1, 2, [0])) + bench(WorkerStarted(2))
+
+    assert ranges(commands) == [(2, 4)]
+
+
+def test_item_that_comes_back_cancelled_is_dropped():
+    """An item that was recalled because it was cancelled is not sent again."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4, 4)
+    bench(JobCancelled(0, kill=True, item=2))
+    bench(WorkerSeen(1, sent.chunk.number, 0, 0.0))
+    bench(ItemsHandedBack(1, sent.chunk.number, 1, 4))
+    bench.ledger.begin(1, 0, 0, 1)
+
+    commands = bench.done(sent, stop=1)
+
+    assert ranges(commands) == [(1, 2)]
+    assert [(c.chunk.start, c.chunk.stop) for c in sends(bench.done(sends(commands)[0]))] == [
+        (3, 4)
+    ]
+
+
+def test_cancelled_chunk_behind_another_is_recalled():
+    """What was sent ahead of a cancelled job comes back before it is run."""
+    bench = Bench(1)
+    (sent,) = bench.submit(3, seconds=SHORT)
+    held = [sent, *bench.submit(3, job=1, seconds=SHORT)]
+    held += sends(bench.done(held.pop(0), seconds=SHORT))
+    first = next(sent for sent in held if sent.chunk.job == 0)
+    assert any(sent.chunk.job == 1 for sent in held)
+    assert bench(JobCancelled(1, kill=True)) == [LookAtWorker(1)]
+    assert bench(WorkerSeen(1, first.chunk.number, 1, 0.0)) == [RecallChunks(1)]
+    assert bench.scheduler.wake_at == pytest.approx(RECALL_SECONDS)
+
+    assert bench(Tick(), after=RECALL_SECONDS) == [LookAtWorker(1)]
+    assert bench(WorkerSeen(1, first.chunk.number, 1, 0.0)) == []
+    assert bench.scheduler.wake_at > bench.now + RECALL_SECONDS
 
 
 def test_cancelling_what_is_gone_does_nothing():
@@ -306,6 +421,215 @@ def test_killing_on_request_is_no_failed_start():
     commands = [command for sent in outstanding for command in bench(lost(sent, at=False))]
 
     assert BreakPool not in kinds(commands)
+
+
+# Timeouts
+
+
+def control(
+    timeout=math.inf, retries=0, backoff=0.1, retry_on=(ValueError,), *, lost=True, late=True
+):
+    """Return what a job grants its items."""
+    return Control(timeout, retries, backoff, retry_on, lost, late)
+
+
+@pytest.mark.quick
+def test_worker_with_a_late_item_is_killed():
+    """An item that has run for its timeout is ended, and its neighbours are run."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4, 4, control=control(timeout=2.0))
+    number = sent.chunk.number
+    assert sent.chunk.is_exact
+    assert bench.scheduler.wake_at == 2.0
+    assert bench(Tick(), after=2.0) == [LookAtWorker(1)]
+    assert bench(WorkerSeen(1, number, 1, 0.5)) == []
+    assert bench.scheduler.wake_at == 2.5
+    assert bench(Tick(), after=0.5) == [LookAtWorker(1)]
+    assert bench(WorkerSeen(1, number, 1, 0.5)) == [KillWorker(1, number, 1)]
+
+    event = lost(sent, 1, 2, [0])
+    commands = bench(event) + bench(WorkerStarted(2))
+
+    assert commands[:2] == [Deliver(0, 0, [0], None), FailItem(0, 1, None, event, 2.0)]
+    assert ranges(commands) == [(2, 4)]
+
+
+def test_worker_that_went_on_in_time_is_spared():
+    """An item that ends at the last moment does not cost the next one."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4, 4, control=control(timeout=2.0))
+    number = sent.chunk.number
+    bench(Tick(), after=2.0)
+    assert bench(WorkerSeen(1, number, 0, 0.0)) == [KillWorker(1, number, 0)]
+
+    assert bench(WorkerSeen(1, number, 1, 2.0, is_spared=True)) == []
+    assert bench.scheduler.wake_at == 4.0
+
+
+def test_loss_of_another_cause_is_no_timeout():
+    """A worker that dies at another item than the late one was lost, not late."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4, 4, control=control(timeout=2.0))
+    bench(Tick(), after=2.0)
+    bench(WorkerSeen(1, sent.chunk.number, 0, 0.0))
+    bench(WorkerSeen(1, sent.chunk.number, 1, 2.0, is_spared=True))
+
+    commands = bench(lost(sent, 1, 2, [0]))
+
+    assert [c.seconds for c in commands if type(c) is FailItem] == [None]
+
+
+def test_item_of_a_shorter_timeout_is_not_forgotten_behind_a_longer_one():
+    """Each of the chunks that a worker holds is looked at by its own time."""
+    bench = Bench(1)
+    (first,) = bench.submit(2, control=control(timeout=60.0), seconds=SHORT)
+    held = sends(bench.done(first, seconds=SHORT))
+    bench.submit(2, job=1, control=control(timeout=1.0), seconds=SHORT)
+    held += sends(bench.done(held[0], seconds=SHORT))
+    assert bench.scheduler.wake_at == 1.0
+    assert bench(Tick(), after=1.0) == [LookAtWorker(1)]
+    bench(WorkerSeen(1, held[0].chunk.number, held[0].chunk.start, 0.9))
+
+    assert bench.scheduler.wake_at == 2.0
+
+
+def test_time_of_imports_does_not_count():
+    """A worker that imports what a function needs is not late, however long that takes."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(timeout=2.0))
+    bench(Tick(), after=2.0)
+
+    assert bench(WorkerSeen(1, sent.chunk.number, LOADING, math.inf)) == []
+    assert bench.scheduler.wake_at == 4.0
+
+
+def test_time_in_the_queue_does_not_count():
+    """A worker that has not come to a timed job's chunk is looked at again later."""
+    bench = Bench(1)
+    bench.submit(1, control=control(timeout=2.0))
+    bench(Tick(), after=2.0)
+
+    assert bench(WorkerSeen(1, IDLE, LOADING, 0.0)) == []
+    assert bench.scheduler.wake_at == 4.0
+
+
+def test_item_that_is_late_while_it_is_loaded_fails():
+    """Unpickling that never ends is a timeout too."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(timeout=2.0))
+    bench(Tick(), after=2.0)
+    assert bench(WorkerSeen(1, sent.chunk.number, LOADING, 0.0)) == [
+        KillWorker(1, sent.chunk.number, LOADING)
+    ]
+
+    event = lost(sent)
+    assert FailItem(0, 0, None, event, 2.0) in bench(event)
+
+
+def test_job_without_a_timeout_is_not_looked_at():
+    """Nobody pays for what nobody asked for."""
+    bench = Bench(1)
+    (sent,) = bench.submit(4)
+
+    assert bench.scheduler.wake_at is None
+    assert not sent.chunk.is_exact
+
+
+# Attempts
+
+
+@pytest.mark.quick
+def test_failed_item_is_tried_again_after_its_backoff():
+    """An item waits for its next attempt, and holds up nobody meanwhile."""
+    bench = Bench(1)
+    (sent,) = bench.submit(3, 3, control=control(retries=2, backoff=0.5))
+    error = ValueError()
+
+    commands = fail(bench, sent, {1: error})
+    assert commands == [Deliver(0, 0, [0], None), Deliver(0, 2, [2], None)]
+    assert bench.scheduler.has_idle
+    assert bench.scheduler.wake_at == 0.5
+    (again,) = bench(Tick(), after=0.5)
+    assert ranges([again]) == [(1, 2)]
+    assert fail(bench, again, {0: error}) == []
+    assert bench.scheduler.wake_at == 1.5
+    (again,) = bench(Tick(), after=1.0)
+
+    assert fail(bench, again, {0: error}) == [
+        FailItem(0, 1, error, None, attempts=3),
+        FinishJob(0),
+    ]
+
+
+def test_item_that_succeeds_at_last_is_delivered():
+    """A retried item's result is like any other."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(retries=1, backoff=0.0))
+    fail(bench, sent, {0: ValueError()})
+
+    (again,) = bench(Tick())
+
+    assert bench.done(again) == [Deliver(0, 0, [0], None), FinishJob(0)]
+
+
+def test_other_errors_are_not_tried_again():
+    """Only what `retry_on` names is worth another attempt."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(retries=5))
+    error = KeyError()
+
+    assert fail(bench, sent, {0: error}) == [FailItem(0, 0, error, None), FinishJob(0)]
+
+
+@pytest.mark.parametrize("granted", [True, False])
+def test_lost_item_is_tried_again_if_asked_for(granted):
+    """The loss of a worker counts as a failure of its item, if `retry_on` covers it."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(retries=1, backoff=0.0, lost=granted))
+    commands = bench(lost(sent, 0, 1)) + bench(WorkerStarted(2)) + bench(Tick())
+
+    assert ranges(commands) == ([(0, 1)] if granted else [])
+    assert (FailItem in kinds(commands)) is not granted
+
+
+def test_item_that_was_refused_is_not_tried_again():
+    """What cannot be pickled now cannot be pickled later."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(retries=5, retry_on=(Exception,)))
+
+    commands = bench(ChunkRefused(1, sent.chunk.number, TypeError()))
+
+    assert kinds(commands) == [FailItem, FinishJob]
+
+
+def test_backoff_has_an_end():
+    """The wait between attempts doubles up to a minute."""
+    bench = Bench(1)
+    commands, waits = bench.submit(1, control=control(retries=100, backoff=1.0)), []
+    for _ in range(100):
+        fail(bench, commands[0], {0: ValueError()})
+        waits.append(bench.scheduler.wake_at - bench.now)
+        commands = bench(Tick(), after=waits[-1])
+
+    assert waits[:3] == pytest.approx([1.0, 2.0, 4.0])
+    assert max(waits) == pytest.approx(MOST_BACKOFF_SECONDS)
+
+
+def test_attempt_of_a_cancelled_job_never_comes():
+    """What waits for its next attempt is forgotten with its job."""
+    bench = Bench(1)
+    (sent,) = bench.submit(1, control=control(retries=1, backoff=0.5))
+    fail(bench, sent, {0: ValueError()})
+    bench(JobCancelled(0, kill=True))
+
+    assert bench(Tick(), after=0.5) == []
+
+
+def fail(bench, sent, errors):
+    """Have a worker answer a chunk with errors by offset; return what follows."""
+    number, _job, start, stop, _ = sent.chunk
+    values = list(range(start, stop))
+    return bench(ChunkDone(sent.worker, number, start, stop, stop, LONG, values, errors))
 
 
 # What comes back
@@ -595,7 +919,7 @@ def test_recalled_items_do_not_stay_with_the_same_worker():
     commands = []
     for sent in held[1:]:
         commands += sends(bench.done(sent, stop=sent.chunk.start, seconds=0.0))
-    number, _job, start, stop = held[0].chunk
+    number, _job, start, stop, _ = held[0].chunk
     commands += sends(bench(ItemsHandedBack(held[0].worker, number, start + 1, stop)))
     while others := [sent for sent in commands if sent.worker != held[0].worker]:
         commands.remove(others[0])
@@ -741,14 +1065,13 @@ class AnyOrder(RuleBasedStateMachine):
     @initialize(
         size=st.integers(1, 4),
         tasks_per_worker=st.sampled_from([None, None, 1, 3]),
-        is_killable=st.booleans(),
         is_started=st.booleans(),
     )
-    def open(self, size, tasks_per_worker, is_killable, is_started):
-        """Open a pool; threads cannot be killed."""
+    def open(self, size, tasks_per_worker, is_started):
+        """Open a pool."""
         self.scheduler = Scheduler(size, tasks_per_worker)
         self.ledger = Ledger(self.scheduler, tasks_per_worker)
-        self.is_killable = is_killable
+        self.restless = 0
         self.now = 0.0
         self.starts = 0
         self.workers = {}
@@ -769,7 +1092,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def feed(self, event):
         """Have the scheduler handle an event, and carry out what it says."""
-        self.ledger.note(event)
+        self.ledger.note(event, self.now)
         commands = self.scheduler.handle(event, self.now)
         self.ledger.check(event, commands)
         self.execute(commands)
@@ -783,10 +1106,25 @@ class AnyOrder(RuleBasedStateMachine):
                 self.send(command)
             elif kind is RecallChunks:
                 self.signals.add(command.worker)
-            elif kind is KillWorker and self.is_killable:
-                self.bury(self.workers[command.worker])
+            elif kind is LookAtWorker or kind is KillWorker:
+                self.look(command)
             elif kind is StopWorker and command.worker in self.workers:
                 self.workers[command.worker].is_told = True
+
+    def look(self, command):
+        """Look at a worker, which may go on meanwhile; kill it if it is at what it was."""
+        worker = self.workers.get(command.worker)
+        for _ in range(self.restless):
+            if worker is not None and not worker.is_dead:
+                self.step(worker)
+        if worker is None or worker.is_dead:
+            return
+        if type(command) is LookAtWorker:
+            self.feed(worker.look())
+        elif worker.is_at(command.number, command.item):
+            self.bury(worker)
+        else:
+            self.feed(worker.look(is_spared=True))
 
     def send(self, command):
         if self.refuse_next:
@@ -819,16 +1157,27 @@ class AnyOrder(RuleBasedStateMachine):
         is_open=st.booleans(),
         is_windowed=st.booleans(),
         seconds=st.sampled_from([None, 0.0, 1e-6, 1e-3]),
+        granted=st.sampled_from(
+            [
+                None,
+                None,
+                control(timeout=0.02),
+                control(retries=2, backoff=0.01),
+                control(timeout=0.02, retries=1, late=False),
+                control(timeout=1.0, retries=1, backoff=0.0, lost=False),
+            ]
+        ),
     )
-    def submit(self, size, chunksize, is_open, is_windowed, seconds):
-        """Submit a job, its cost known or not."""
+    def submit(self, size, chunksize, is_open, is_windowed, seconds, granted):
+        """Submit a job, its cost known or not, with timeout and retries or without."""
         job, self.jobs = self.jobs, self.jobs + 1
         if seconds is not None:
             self.cost = Cost()
             self.cost.seconds = seconds
         window = 0 if is_windowed else None
         is_prompt = window is not None
-        self.feed(JobSubmitted(job, size, chunksize, self.cost, is_open, window, is_prompt))
+        event = JobSubmitted(job, size, chunksize, self.cost, is_open, window, is_prompt, granted)
+        self.feed(event)
 
     def open_jobs(self):
         return [job for job, account in self.ledger.jobs.items() if account.is_open]
@@ -861,6 +1210,22 @@ class AnyOrder(RuleBasedStateMachine):
         if not really:
             self.feed(JobCancelled(data.draw(st.integers(0, self.jobs - 1)), kill))
 
+    def cancellable(self):
+        return [
+            (job, item)
+            for job, account in self.ledger.jobs.items()
+            if account.control is None and not account.is_windowed
+            for item in range(account.size)
+            if account.state[item] in (PENDING, HELD) and item not in account.dropped
+        ]
+
+    @precondition(lambda self: not self.is_over() and self.cancellable())
+    @rule(data=st.data())
+    def cancel_item(self, data):
+        """Cancel one item of a job, wherever it is."""
+        job, item = self.pick(data, self.cancellable())
+        self.feed(JobCancelled(job, kill=True, item=item))
+
     @precondition(lambda self: not self.ledger.is_closed and not self.is_over())
     @rule(really=st.integers(0, 3))
     def close(self, really):
@@ -889,7 +1254,7 @@ class AnyOrder(RuleBasedStateMachine):
         steps=st.integers(1, 12),
         seconds=st.sampled_from([1e-6, 1e-3, 0.006, 0.02]),
         bulk=st.sampled_from([None, None, 3]),
-        odd=st.sampled_from(["", "", "", "refuse", "full"]),
+        odd=st.sampled_from(["", "", "", "refuse", "full", "ValueError", "KeyError"]),
     )
     def work(self, data, steps, seconds, bulk, odd):
         """A worker takes some steps."""
@@ -906,7 +1271,7 @@ class AnyOrder(RuleBasedStateMachine):
             worker.outbox.append(WorkerReady(worker.number))
         elif running is None:
             if worker.inbox:
-                worker.read()
+                worker.read(self.now)
                 worker.is_begun = worker.is_full = False
             elif worker.is_told:
                 self.bury(worker)
@@ -914,11 +1279,13 @@ class AnyOrder(RuleBasedStateMachine):
             worker.clear()
         elif worker.is_begun:
             worker.is_begun = False
-            worker.is_full = not worker.ran(seconds, is_full=odd == "full")
+            error = {"ValueError": ValueError(), "KeyError": KeyError()}.get(odd)
+            worker.is_full = not worker.ran(seconds, odd == "full", error)
         elif odd == "refuse" and running.index == worker.chunk.start:
             worker.refuse(TypeError("cannot be loaded"))
-        elif not worker.is_full and (size := worker.claim(bulk)):
-            self.ledger.begin(worker.number, worker.chunk.job, running.index, running.index + size)
+        elif not worker.is_full and (size := worker.claim(bulk, self.now)):
+            begin, end = running.index, running.index + size
+            self.ledger.begin(worker.number, worker.chunk.job, begin, end, self.now)
             worker.is_begun = True
         else:
             worker.answer()
@@ -1003,6 +1370,12 @@ class AnyOrder(RuleBasedStateMachine):
         """The next items to be sent turn out to be unpicklable."""
         self.refuse_next = max(times, 0)
 
+    @precondition(lambda self: not self.is_over())
+    @rule(steps=st.integers(-4, 3))
+    def hurry(self, steps):
+        """Workers take some steps while they are looked at."""
+        self.restless = max(steps, 0)
+
     # What an engine never does, and the books survive.
 
     @precondition(lambda self: self.history and not self.is_over())
@@ -1056,6 +1429,12 @@ class AnyOrder(RuleBasedStateMachine):
             self.ledger.check_recalls(self.now, RECALL_SECONDS)
 
     @invariant()
+    def somebody_looks_at_late_items(self):
+        """A worker whose task is late, or unwanted, is seen in time."""
+        if hasattr(self, "ledger"):
+            self.ledger.check_looks(self.now, self.workers.values())
+
+    @invariant()
     def books_agree(self):
         """The scheduler and the ledger count the same."""
         if hasattr(self, "ledger") and not self.is_over():
@@ -1067,7 +1446,7 @@ class AnyOrder(RuleBasedStateMachine):
         """When all input has come and all workers answer, every job finishes."""
         if not hasattr(self, "ledger"):
             return
-        self.refuse_next = 0
+        self.refuse_next = self.restless = 0
         for job in self.open_jobs():
             self.feed(InputArrived(job, 0, is_open=False))
         for _ in range(20_000):
@@ -1268,7 +1647,7 @@ def test_simulated_worker_splits_as_the_real_one_does(seed, monkeypatch):
     class Journal:
         full = False
 
-        def at(self, index, upto):
+        def at(self, index, upto, now):
             pass
 
         def finished(self, index, value):

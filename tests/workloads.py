@@ -139,6 +139,83 @@ def note_run(path, item):
     return item
 
 
+def square_or_wait(gate, slow, item):
+    """Return the square of `item`; the `slow` ones wait for the file `gate` first."""
+    if item in slow:
+        wait_until(Path(gate).exists)
+    return item * item
+
+
+def square_pair_or_wait(gate, slow, item, factor):
+    """Return `item` times `factor`; the `slow` ones wait for the file `gate` first."""
+    return square_or_wait(gate, slow, item) * factor
+
+
+def note_run_then_wait(path, gate, slow, item):
+    """Append one line to the file at `path`, then do as `square_or_wait`."""
+    note_run(path, item)
+    return square_or_wait(gate, slow, item)
+
+
+def note_run_and_fail(path, times, bad, item):
+    """Append one line to the file at `path`; fail for the first `times` of a `bad` item."""
+    note_run(path, item)
+    runs = Path(path).read_text().split().count(str(item))
+    if item in bad and runs <= times:
+        msg = f"run {runs} of {item}"
+        raise ValueError(msg)
+    return item * item
+
+
+def note_run_and_die(path, times, bad, item):
+    """Append one line to the file at `path`; die in the first `times` of a `bad` item."""
+    note_run(path, item)
+    if item in bad and Path(path).read_text().split().count(str(item)) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item * item
+
+
+def note_run_and_sleep(path, seconds, item):
+    """Append one line to the file at `path`, and return `item` after so many seconds."""
+    note_run(path, item)
+    time.sleep(seconds)
+    return item
+
+
+class SlowToLoad:
+    """An object whose unpickling does not end in time."""
+
+    def __repr__(self):
+        return "<SlowToLoad>"
+
+    def __reduce__(self):
+        return time.sleep, (60,)
+
+
+def _ignore_sigterm():
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        time.sleep(1)
+
+
+STUBBORN = {
+    "ignores SIGTERM": _ignore_sigterm,
+    "keeps the interpreter busy": lambda: mark_and_spin(os.devnull),
+    "holds the interpreter's lock": lambda: sum(range(6 * 10**9)),
+    "is stopped": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    "blocks all signals": lambda: (
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()) and time.sleep(60)
+    ),
+}
+
+
+def write_pid_and_be_stubborn(path, how):
+    """Write the process id to the file `path`, then do not end."""
+    Path(path).write_text(str(os.getpid()))
+    STUBBORN[how]()
+    time.sleep(60)
+
+
 # Initializers
 
 _shared = {}

@@ -23,10 +23,13 @@ if _typing.TYPE_CHECKING:
         PoolTerminatedError,
         ResultNotLoadedError,
         ResultNotPicklableError,
+        TaskCancelledError,
+        TaskTimeoutError,
         TimeoutError,  # noqa: A004 - the stdlib's name for it
         WorkerLostError,
         WorkerStartError,
     )
+    from motorpool.options import MapOptions, TaskOptions
     from motorpool.pool import Pool, ThreadPool
     from motorpool.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
 
@@ -46,10 +49,13 @@ _HOMES = {
         "PoolTerminatedError",
         "ResultNotLoadedError",
         "ResultNotPicklableError",
+        "TaskCancelledError",
+        "TaskTimeoutError",
         "TimeoutError",
         "WorkerLostError",
         "WorkerStartError",
     ),
+    "options": ("MapOptions", "TaskOptions"),
     "pool": ("Pool", "ThreadPool"),
     "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
 }
@@ -63,6 +69,7 @@ __all__ = [
     "IMapIterator",
     "IMapUnorderedIterator",
     "InternalError",
+    "MapOptions",
     "MapResult",
     "MemoryLimitError",
     "MotorpoolError",
@@ -72,6 +79,9 @@ __all__ = [
     "PoolTerminatedError",
     "ResultNotLoadedError",
     "ResultNotPicklableError",
+    "TaskCancelledError",
+    "TaskOptions",
+    "TaskTimeoutError",
     "ThreadPool",
     "TimeoutError",
     "WorkerLostError",

@@ -15,6 +15,8 @@ from motorpool.results import AsyncResult
 class CallBatch:
     """The input of such a job, and the record of it."""
 
+    stops = False
+
     def __init__(self, func: Callable[..., Any]) -> None:
         self.func = func
         self.job = -1
@@ -23,6 +25,8 @@ class CallBatch:
         self._results: dict[int, AsyncResult[Any]] = {}
         self._told = 0
         self._is_open = True
+        self._places: dict[int, int] = {}  # of results, as far as the first `_placed`
+        self._placed = 0
 
     def append(self, result: AsyncResult[Any], call: Any) -> None:
         """Add a call."""
@@ -38,6 +42,17 @@ class CallBatch:
         """Whether nobody waits for any of the results that are not there yet."""
         results = list(self._results.values())
         return bool(results) and all(result.is_abandoned for result in results)
+
+    def drop(self, result: AsyncResult[Any]) -> int | None:
+        """Forget a result that is cancelled; return its position, None if it is not here."""
+        if self._placed != self.buffer.length:
+            self._placed = self.buffer.length
+            self._places = {id(result): index for index, result in self._results.items()}
+        index = self._places.get(id(result))
+        if index is None or self._results.get(index) is not result:
+            return None
+        del self._results[index]
+        return index
 
     # The input: as a `Feeder`.
 
@@ -58,17 +73,22 @@ class CallBatch:
         for offset, value in enumerate(values):
             if errors and offset in errors:
                 self.fail(start + offset, errors[offset])
-            else:
-                self._results.pop(start + offset).resolve(value)
+            elif result := self._results.pop(start + offset, None):  # else it was cancelled
+                result.resolve(value)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Take a call's exception."""
-        result = self._results.pop(index)
-        result.fail(0, error)
-        result.finish()
+        result = self._results.pop(index, None)
+        if result is not None:
+            result.fail(0, error)
+            result.finish()
 
     def finish(self) -> None:
         """All is there."""
+
+    def give_up(self, error: BaseException) -> None:
+        """End with `error`."""
+        self.fail_all(error)
 
     def fail_all(self, error: BaseException) -> None:
         """End with `error`."""

@@ -38,7 +38,7 @@ from motorpool.errors import (
     PoolClosedError,
 )
 from motorpool.feeder import Buffer, Feeder
-from motorpool.jobs import Job, Record, lost_error, start_error
+from motorpool.jobs import Job, Record, failed_error, start_error
 from motorpool.looking import look, stack_of, task_of, tell_slow
 from motorpool.lookout import LOOK_SECONDS, Lookout
 from motorpool.messages import (
@@ -48,6 +48,7 @@ from motorpool.messages import (
     Closed,
     Command,
     Consumed,
+    Control,
     Deliver,
     Event,
     FailItem,
@@ -56,6 +57,7 @@ from motorpool.messages import (
     JobCancelled,
     JobSubmitted,
     KillWorker,
+    LookAtWorker,
     NameSlow,
     RecallChunks,
     SendChunk,
@@ -106,7 +108,7 @@ class Driver:
         self._batch: CallBatch | None = None
         self._driving = threading.Lock()
         self._sleepers: deque[Any] = deque()
-        self._abandoned: deque[int] = deque()
+        self._abandoned: deque[tuple[int, BaseException | None]] = deque()
         self._released: deque[object] = deque()
         # Drops a reference to the pool, perhaps the last, at a moment when no lock is held.
         self.let_go = self._released.append
@@ -244,6 +246,7 @@ class Driver:
         style: int,
         items: Any,
         chunksize: int | None = None,
+        control: Control | None = None,
         *,
         is_awaited: bool = False,
     ) -> int:
@@ -256,10 +259,12 @@ class Driver:
             cost = self._cost_of(func)
             is_prompt = window is not None
             event = JobSubmitted(
-                job, len(items), chunksize, cost, window=window, is_prompt=is_prompt
+                job, len(items), chunksize, cost, False, window, is_prompt, control
             )
             self._handle(event)
         self._settle()
+        if control is not None and self._driving.locked():
+            self.engine.wake()  # Whoever drives may have to look earlier now.
         if not is_awaited:
             self._attend_if_needed()
         return job
@@ -271,6 +276,7 @@ class Driver:
         style: int,
         source: Iterator[Any],
         chunksize: int | None,
+        control: Control | None = None,
     ) -> int:
         """Begin a job over an iterator, which is read ahead by a bounded number of items."""
         with self._lock:
@@ -281,7 +287,7 @@ class Driver:
             job = feeder.job = self._add(record, function, feeder.buffer)
             self._feeders[job] = feeder
             cost = self._cost_of(func)
-            event = JobSubmitted(job, 0, chunksize, cost, is_open=True, window=0, is_prompt=True)
+            event = JobSubmitted(job, 0, chunksize, cost, True, 0, True, control)
             self._handle(event)
             feeder.allow(self._scheduler.room(job))
         feeder.start()
@@ -291,6 +297,7 @@ class Driver:
     def _add(self, record: Record, function: Function, items: Any) -> int:
         job = next(self._numbers)
         self._jobs[job] = Job(record, function, items)
+        record.job = job
         return job
 
     def _cost_of(self, func: Any) -> Cost:
@@ -550,8 +557,15 @@ class Driver:
     def _stop_worker(self, command: StopWorker) -> None:
         self.engine.stop_worker(command.worker)
 
+    def _look_at_worker(self, command: LookAtWorker) -> None:
+        seen = self.engine.look(command.worker)
+        if seen is not None:
+            self._handle(seen)
+
     def _kill_worker(self, command: KillWorker) -> None:
-        self.engine.kill_worker(command.worker)
+        spared = self.engine.kill_worker(*command)
+        if spared is not None:
+            self._handle(spared)
 
     def _name_slow(self, command: NameSlow) -> None:
         task = task_of(command.worker, self.engine, self._scheduler, self._jobs)
@@ -568,12 +582,21 @@ class Driver:
         if job is not None:
             job.record.store(command.start, command.values, command.errors)
             self._delivered(job, command.start, len(command.values))
+            if command.errors and job.record.stops:
+                self._stop_later(command.job, command.errors[min(command.errors)])
 
     def _fail_item(self, command: FailItem) -> None:
         job = self._jobs.get(command.job)
         if job is not None:
-            job.record.fail(command.item, command.error or lost_error(command, job))
+            error = failed_error(command, job)
+            job.record.fail(command.item, error)
             self._delivered(job, command.item, 1)
+            if job.record.stops:
+                self._stop_later(command.job, error)
+
+    def _stop_later(self, job: int, error: BaseException) -> None:
+        """Have a job stopped when the commands at hand are carried out."""
+        self._abandoned.append((job, error))
 
     def _delivered(self, job: Job, start: int, length: int) -> None:
         if type(job.items) is Buffer:
@@ -617,6 +640,7 @@ class Driver:
         SendChunk: _send_chunk,
         StartWorker: _start_worker,
         StopWorker: _stop_worker,
+        LookAtWorker: _look_at_worker,
         KillWorker: _kill_worker,
         NameSlow: _name_slow,
         RecallChunks: _recall,
@@ -648,7 +672,7 @@ class Driver:
 
     def abandon(self, job: int) -> None:
         """Take note, from a garbage collection perhaps, that nobody wants a job's results."""
-        self._abandoned.append(job)
+        self._abandoned.append((job, None))
         if job in self._jobs and self.is_mine():
             self._attendant.attend(now=True)
 
@@ -680,18 +704,53 @@ class Driver:
     def cancel_record(self, record: Record, error: BaseException) -> None:
         """Cancel the job of `record`, what is being run of it included."""
         with self._lock:
-            numbers = [number for number, job in self._jobs.items() if job.record is record]
-        for number in numbers:
-            self.cancel(number, error, kill=True)
+            number = record.job
+        self.cancel(number, error, kill=True)
+
+    def stop(self, record: Record, error: BaseException) -> bool:
+        """End the job of `record` with `error` at once; return whether it was outstanding."""
+        self._check_mine()
+        with self._lock:
+            number = record.job
+            if number < 0 and isinstance(record, AsyncResult):
+                return self._stop_call(record, error)
+        return self._stop(number, error)
+
+    def _stop_call(self, result: AsyncResult[Any], error: BaseException) -> bool:
+        """End one call of those that travel together."""
+        for number, job in self._jobs.items():
+            item = job.record.drop(result) if type(job.record) is CallBatch else None
+            if item is not None:
+                self._sync_input(number)
+                self._handle(JobCancelled(number, kill=True, item=item))
+                result.give_up(error)
+                if job.record is self._batch and self._batch.is_dry():
+                    self._close_batch()
+                self._wake()
+                return True
+        return False
+
+    def _stop(self, number: int, error: BaseException) -> bool:
+        with self._lock:
+            job = self._remove(number)
+            if job is None or self.is_ended:
+                return False
+            self._handle(JobCancelled(number, kill=True))
+            job.record.give_up(error)
+        self._wake()
+        return True
 
     def _settle(self) -> None:
-        """Cancel the jobs that were abandoned while the lock may have been held."""
+        """Cancel jobs that were abandoned, or are to stop, since the lock was last held."""
         while self._abandoned:
             try:
-                number = self._abandoned.popleft()
+                number, error = self._abandoned.popleft()
             except IndexError:
                 return
-            self.cancel(number, unwanted(), kill=False)
+            if error is not None:
+                self._stop(number, error)
+            else:
+                self.cancel(number, unwanted(), kill=False)
 
     # The end.
 

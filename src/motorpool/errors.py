@@ -6,6 +6,8 @@
     ├── PoolClosedError          (ValueError)       the pool takes no more work
     │   └── PoolTerminatedError  (CancelledError)   the work was thrown away by terminate
     ├── TimeoutError             (multiprocessing.TimeoutError, TimeoutError)
+    │   └── TaskTimeoutError                        the task ran for longer than its timeout
+    ├── TaskCancelledError       (CancelledError)   the task was cancelled
     ├── NotPicklableError        (PicklingError)    a function or item cannot be sent
     ├── ResultNotPicklableError  (MaybeEncodingError)  a result cannot be sent back
     ├── ResultNotLoadedError     (UnpicklingError)  a result or item arrived and cannot be rebuilt
@@ -45,6 +47,8 @@ __all__ = [
     "RemoteTraceback",
     "ResultNotLoadedError",
     "ResultNotPicklableError",
+    "TaskCancelledError",
+    "TaskTimeoutError",
     "TimeoutError",
     "WorkerLostError",
     "WorkerStartError",
@@ -76,6 +80,52 @@ class PoolTerminatedError(PoolClosedError, CancelledError):
 
 class TimeoutError(MotorpoolError, _MultiprocessingTimeoutError, builtins.TimeoutError):  # noqa: A001
     """No result within the time given to `get` or `next`; the task goes on."""
+
+
+class TaskTimeoutError(TimeoutError):
+    """A task ran for longer than its `timeout`, and its worker was killed.
+
+    Attributes
+    ----------
+    pid
+        Of the worker; in a `ThreadPool`, the thread's number in the system.
+    seconds
+        The timeout.
+    index
+        The item's position in the submitted iterable.
+    item, function
+        The item's short repr, and the function's name.
+    stack
+        Where the task was, if that is known.
+    """
+
+    def __init__(
+        self, pid: int, seconds: float, index: int, item: str, function: str, *, is_killed: bool
+    ) -> None:
+        self.pid = pid
+        self.seconds = seconds
+        self.index = index
+        self.item = item
+        self.function = function
+        self.stack: str | None = None
+        if is_killed:
+            where = f"worker {pid}, which was killed; the pool goes on with a new one"
+        else:
+            where = f"thread {pid}, which cannot be killed: it was left alone and replaced"
+        # One argument: the first two of several would be taken for an `errno` and its text.
+        super().__init__(
+            f"item {index}, {item}, of {function} ran for longer than its timeout of "
+            f"{seconds:g} s, in {where}"
+        )
+
+    def __str__(self) -> str:
+        """Say what took too long, where, and what became of it."""
+        text: str = self.args[0]
+        return f"{text}; it was at:\n{self.stack}" if self.stack else text
+
+
+class TaskCancelledError(MotorpoolError, CancelledError):
+    """The result was cancelled by its `cancel` before it was there."""
 
 
 class NotPicklableError(MotorpoolError, pickle.PicklingError):

@@ -8,14 +8,19 @@ from motorpool.errors import (
     EngineBrokenError,
     MemoryLimitError,
     MotorpoolError,
+    TaskTimeoutError,
     WorkerLostError,
     WorkerStartError,
 )
+from motorpool.failures import note
 from motorpool.messages import LOADING, FailItem, WorkerLost
 
 
 class Record(Protocol):
     """Where a job's results go."""
+
+    job: int
+    stops: bool  # at its first error
 
     def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
         """Take values from position `start` on."""
@@ -27,7 +32,10 @@ class Record(Protocol):
         """All is there."""
 
     def fail_all(self, error: BaseException) -> None:
-        """End with `error`."""
+        """End with `error`, as the pool does."""
+
+    def give_up(self, error: BaseException) -> None:
+        """End with `error`, as a job that failed or was cancelled: callbacks are called."""
 
 
 class Job(NamedTuple):
@@ -47,10 +55,23 @@ def start_error(error: BaseException | None, message: str = "") -> MotorpoolErro
     return started
 
 
-def lost_error(command: FailItem, job: Job) -> WorkerLostError:
-    """Return the error of an item whose worker was lost."""
+def failed_error(command: FailItem, job: Job) -> BaseException:
+    """Return the error of an item that failed for good."""
+    error = command.error or _lost_error(command, job)
+    if command.attempts > 1:
+        note(error, f"the last of {command.attempts} attempts")
+    return error
+
+
+def _lost_error(command: FailItem, job: Job) -> BaseException:
     lost: WorkerLost = command.lost  # type: ignore[assignment]
     item = short_repr(job.items[command.item : command.item + 1][0])
+    if command.seconds is not None:
+        name = function_name(job.function.func)
+        is_killed = lost.exitcode is not None
+        return TaskTimeoutError(
+            lost.pid, command.seconds, command.item, item, name, is_killed=is_killed
+        )
     doing = "it unpickled" if lost.at == LOADING else "it ran"
     kind = MemoryLimitError if lost.memory.overrun else WorkerLostError
     error = kind(

@@ -17,6 +17,7 @@ ANSWER = 5  # payload: the same, in reply to NEED
 FORGET = 6  # the function will not be used again
 STOP = 7
 CALL = 8  # as RUN, for one item of a worker that has nothing else to do
+RUN_EXACTLY = 9  # as RUN, and never in bulk: each item is noted before it is called
 
 # From a worker to the parent.
 READY = 16
@@ -90,6 +91,19 @@ class Chunk(NamedTuple):
     job: int
     start: int
     stop: int
+    is_exact: bool = False  # never run in bulk: each item is noted before it is called
+
+
+class Control(NamedTuple):
+    """What a job grants each of its items: so many seconds, so many attempts more."""
+
+    timeout: float  # infinity for no limit
+    retries: int
+    backoff: float  # seconds before the second attempt; doubles with each that follows
+    retry_on: tuple[type[BaseException], ...]
+    retries_lost: bool  # whether the loss of its worker is among them
+    retries_late: bool  # whether its timeout is
+    retries_overrun: bool = False  # whether the loss of its worker to the memory limit is
 
 
 # Events: what happened, told to the scheduler.
@@ -108,6 +122,7 @@ class JobSubmitted(NamedTuple):
     is_open: bool = False
     window: int | None = None
     is_prompt: bool = False
+    control: Control | None = None
 
 
 class InputArrived(NamedTuple):
@@ -127,10 +142,11 @@ class Consumed(NamedTuple):
 
 
 class JobCancelled(NamedTuple):
-    """Nobody wants the rest of a job; `kill`: not even what is being run."""
+    """Nobody wants the rest of a job, or one `item`; `kill`: not even what is being run."""
 
     job: int
     kill: bool
+    item: int | None = None
 
 
 class WorkerStarted(NamedTuple):
@@ -236,6 +252,20 @@ class MemoryNews(NamedTuple):
     is_short: bool
 
 
+class WorkerSeen(NamedTuple):
+    """What a worker is at: an item of a chunk, and since when.
+
+    `is_spared`: it was to be killed, and was no longer at what it was to be
+    killed for.
+    """
+
+    worker: int
+    number: int
+    at: int
+    since: float
+    is_spared: bool = False
+
+
 class Closed(NamedTuple):
     """No more jobs will come; workers may leave when the last is done."""
 
@@ -260,6 +290,7 @@ Event = (
     | ChunkLost
     | CapacityChanged
     | MemoryNews
+    | WorkerSeen
     | Closed
     | Tick
 )
@@ -290,8 +321,8 @@ class StopWorker(NamedTuple):
     worker: int
 
 
-class KillWorker(NamedTuple):
-    """End a worker in the midst of a task."""
+class LookAtWorker(NamedTuple):
+    """Tell what a worker is at, by a `WorkerSeen`."""
 
     worker: int
 
@@ -300,6 +331,14 @@ class NameSlow(NamedTuple):
     """Say what a worker has been running for so long."""
 
     worker: int
+
+
+class KillWorker(NamedTuple):
+    """End a worker if it is at a chunk and an item of it; None for any."""
+
+    worker: int
+    number: int | None = None
+    item: int | None = None
 
 
 class RecallChunks(NamedTuple):
@@ -318,12 +357,17 @@ class Deliver(NamedTuple):
 
 
 class FailItem(NamedTuple):
-    """An item fails: with `error`, or because the worker `lost` ran it."""
+    """An item fails: with `error`, or because the worker `lost` ran it.
+
+    `seconds`: the timeout for which that worker was killed.
+    """
 
     job: int
     item: int
     error: BaseException | None
     lost: WorkerLost | None
+    seconds: float | None = None
+    attempts: int = 1
 
 
 class FinishJob(NamedTuple):
@@ -343,6 +387,7 @@ Command = (
     SendChunk
     | StartWorker
     | StopWorker
+    | LookAtWorker
     | KillWorker
     | NameSlow
     | RecallChunks

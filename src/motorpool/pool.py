@@ -1,10 +1,11 @@
 """`Pool` and `ThreadPool`: what users hold."""
 
+import math
 import multiprocessing.pool
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from motorpool.checks import (
     check_callable,
@@ -15,9 +16,10 @@ from motorpool.checks import (
     check_tasks,
 )
 from motorpool.driver import Driver
-from motorpool.engines.choose import Request, choose, make_engine
+from motorpool.engines.choose import Request, check_timeout, choose, make_engine
 from motorpool.lifecycle import TERMINATE, Lifecycle
-from motorpool.messages import CALL_ITEM, CALL_STAR
+from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR, Control
+from motorpool.options import DEFAULT, MapOptions, Options, TaskOptions
 from motorpool.results import (
     AsyncResult,
     Callback,
@@ -25,6 +27,9 @@ from motorpool.results import (
     IMapUnorderedIterator,
     MapResult,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,6 +68,9 @@ class Pool(Lifecycle):
         Threads that OpenMP, OpenBLAS, MKL and the like may use in each worker.
         By default the CPUs are shared out evenly, unless the environment sets
         `OMP_NUM_THREADS` or one of its kin.
+    timeout, retries, backoff, retry_on, on_error
+        What the methods below take when they are not told otherwise; see
+        `TaskOptions` and `MapOptions`.
 
     Raises
     ------
@@ -94,6 +102,7 @@ class Pool(Lifecycle):
         engine_options: Mapping[str, Any] | None = None,
         memory_limit: int | str | None = None,
         threads_per_worker: int | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> None:
         # Not the inherited __init__: of the stdlib's pool only the type is wanted.
         self._state = TERMINATE
@@ -102,13 +111,24 @@ class Pool(Lifecycle):
         check_initializer(initializer)
         check_tasks(maxtasksperchild)
         self._maxtasksperchild = maxtasksperchild
+        self._options = DEFAULT.updated(options, "Pool")
         setup = (initializer, tuple(initargs)) if initializer is not None else None
         limits = check_limits(memory_limit, threads_per_worker, processes)
         request = Request(self._ctx, processes, setup, maxtasksperchild, engine_options, limits)
-        made = make_engine(choose(engine), request)
+        chosen = choose(engine)
+        if self._options.timeout < math.inf:
+            check_timeout(chosen.kind)
+        self._engine_kind = chosen.kind
+        made = make_engine(chosen, request)
         self._processes = processes or made.capacity
         self._driver = Driver(made, self._processes, maxtasksperchild)
         self._begin()
+
+    def _choose(self, method: str, options: MapOptions | TaskOptions) -> Options:
+        chosen = self._options.updated(options, method)
+        if chosen.timeout < math.inf:
+            check_timeout(self._engine_kind)
+        return chosen
 
     # One call.
 
@@ -117,11 +137,21 @@ class Pool(Lifecycle):
         func: Callable[..., R],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] | None = None,
+        **options: "Unpack[TaskOptions]",
     ) -> R:
         """Return ``func(*args, **kwds)``, called in a worker.
 
+        Parameters
+        ----------
+        func, args, kwds
+            What to call, and with what.
+        timeout, retries, backoff, retry_on
+            How long the call may run, and how often; see `TaskOptions`.
+
         Raises
         ------
+        TaskTimeoutError
+            If the call ran for longer than `timeout` seconds.
         Exception
             What `func` raised, with the worker's traceback as its cause.
         PoolClosedError
@@ -133,7 +163,8 @@ class Pool(Lifecycle):
         ...     pool.apply(int, ("ff",), {"base": 16})
         255
         """
-        return self._apply(func, args, kwds, None, None, is_awaited=True).get()
+        chosen = self._choose("apply", options) if options else self._options
+        return self._apply(func, args, kwds, None, None, chosen, is_awaited=True).get()
 
     def apply_async(
         self,
@@ -142,6 +173,7 @@ class Pool(Lifecycle):
         kwds: Mapping[str, Any] | None = None,
         callback: Callback | None = None,
         error_callback: Callback | None = None,
+        **options: "Unpack[TaskOptions]",
     ) -> AsyncResult[R]:
         """Call ``func(*args, **kwds)`` in a worker, and do not wait.
 
@@ -153,7 +185,8 @@ class Pool(Lifecycle):
         ...     pool.apply_async(divmod, (7, 2)).get()
         (3, 1)
         """
-        return self._apply(func, args, kwds, callback, error_callback, is_awaited=False)
+        chosen = self._choose("apply_async", options) if options else self._options
+        return self._apply(func, args, kwds, callback, error_callback, chosen, is_awaited=False)
 
     def _apply(
         self,
@@ -162,19 +195,29 @@ class Pool(Lifecycle):
         kwds: Mapping[str, Any] | None,
         callback: Callback | None,
         error_callback: Callback | None,
+        options: Options,
         *,
         is_awaited: bool,
     ) -> AsyncResult[R]:
         check_callable(func)
         result: AsyncResult[R] = AsyncResult(self._driver, self, callback, error_callback)
         items = [(tuple(args), dict(kwds) if kwds else {})]
-        self._driver.call(result, func, items, is_awaited=is_awaited)
+        if options.control is None:
+            self._driver.call(result, func, items, is_awaited=is_awaited)
+        else:
+            self._driver.submit(
+                result, func, CALL_ARGUMENTS, items, control=options.control, is_awaited=is_awaited
+            )
         return result
 
     # One call per item.
 
     def map(
-        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: int | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> list[R]:
         """Return ``[func(item) for item in iterable]``, called in the workers.
 
@@ -186,13 +229,15 @@ class Pool(Lifecycle):
         ...     pool.map(str.upper, ["a", "b"])
         ['A', 'B']
         """
-        return self._run_map(func, iterable, CALL_ITEM, chunksize)
+        chosen = self._choose("map", options) if options else self._options
+        return self._run_map(func, iterable, CALL_ITEM, chunksize, chosen)
 
     def starmap(
         self,
         func: Callable[..., R],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> list[R]:
         """Return ``[func(*item) for item in iterable]``, called in the workers.
 
@@ -204,13 +249,19 @@ class Pool(Lifecycle):
         ...     pool.starmap(pow, [(2, 3), (3, 2)])
         [8, 9]
         """
-        return self._run_map(func, iterable, CALL_STAR, chunksize)
+        chosen = self._choose("starmap", options) if options else self._options
+        return self._run_map(func, iterable, CALL_STAR, chunksize, chosen)
 
     def _run_map(
-        self, func: Callable[..., R], iterable: Iterable[Any], style: int, chunksize: int | None
+        self,
+        func: Callable[..., R],
+        iterable: Iterable[Any],
+        style: int,
+        chunksize: int | None,
+        options: Options,
     ) -> list[R]:
         result: MapResult[R] = self._map(
-            func, iterable, style, chunksize, None, None, is_awaited=True
+            func, iterable, style, chunksize, (None, None), options, is_awaited=True
         )
         try:
             return result.get()
@@ -227,6 +278,7 @@ class Pool(Lifecycle):
         chunksize: int | None = None,
         callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> MapResult[R]:
         """Apply `func` to every item in the workers, and do not wait.
 
@@ -243,6 +295,9 @@ class Pool(Lifecycle):
         callback, error_callback
             Called in a thread of the pool's, with the list of results or with
             the first exception.
+        timeout, retries, backoff, retry_on, on_error
+            How long each task may run, how often, and what becomes of a map
+            with items that fail; see `TaskOptions` and `MapOptions`.
 
         Returns
         -------
@@ -262,10 +317,13 @@ class Pool(Lifecycle):
         >>> with Pool(2) as pool:
         ...     pool.map_async(abs, [-1, 2, -3]).get()
         [1, 2, 3]
+        >>> with Pool(2, timeout=60) as pool:
+        ...     pool.map_async(int, ["1", "two", "3"], retries=1, on_error="skip").get()
+        [1, 3]
         """
-        return self._map(
-            func, iterable, CALL_ITEM, chunksize, callback, error_callback, is_awaited=False
-        )
+        chosen = self._choose("map_async", options) if options else self._options
+        callbacks = (callback, error_callback)
+        return self._map(func, iterable, CALL_ITEM, chunksize, callbacks, chosen, is_awaited=False)
 
     def starmap_async(
         self,
@@ -274,6 +332,7 @@ class Pool(Lifecycle):
         chunksize: int | None = None,
         callback: Callable[[list[R]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> MapResult[R]:
         """As `map_async`, with each item unpacked into the arguments of `func`.
 
@@ -283,9 +342,9 @@ class Pool(Lifecycle):
         ...     pool.starmap_async(divmod, [(7, 2), (9, 4)]).get()
         [(3, 1), (2, 1)]
         """
-        return self._map(
-            func, iterable, CALL_STAR, chunksize, callback, error_callback, is_awaited=False
-        )
+        chosen = self._choose("starmap_async", options) if options else self._options
+        callbacks = (callback, error_callback)
+        return self._map(func, iterable, CALL_STAR, chunksize, callbacks, chosen, is_awaited=False)
 
     def _map(
         self,
@@ -293,8 +352,8 @@ class Pool(Lifecycle):
         iterable: Iterable[Any],
         style: int,
         chunksize: int | None,
-        callback: Callback | None,
-        error_callback: Callback | None,
+        callbacks: tuple[Callback | None, Callback | None],
+        options: Options,
         *,
         is_awaited: bool,
     ) -> MapResult[R]:
@@ -302,19 +361,27 @@ class Pool(Lifecycle):
         check_chunksize(chunksize)
         self._driver.check_open()
         items: Any = iterable if type(iterable) in (tuple, range) else list(iterable)
-        result: MapResult[R] = MapResult(self._driver, self, callback, error_callback, len(items))
-        self._driver.submit(result, func, style, items, chunksize, is_awaited=is_awaited)
+        result: MapResult[R] = MapResult(
+            self._driver, self, *callbacks, len(items), options.on_error
+        )
+        self._driver.submit(
+            result, func, style, items, chunksize, options.control, is_awaited=is_awaited
+        )
         return result
 
     # Results one by one.
 
     def imap(
-        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: int | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> IMapIterator[R]:
         """Return an iterator over ``func(item)``, in the order of `iterable`.
 
         `iterable` is read only as far ahead as keeps the workers busy, so it
-        may be endless. `func`, `chunksize` and exceptions as in `map_async`.
+        may be endless. Parameters and exceptions as in `map_async`.
 
         Examples
         --------
@@ -324,12 +391,17 @@ class Pool(Lifecycle):
         ...     [next(results) for _ in range(4)]
         [2, 1, 0, 1]
         """
-        iterator: IMapIterator[R] = IMapIterator(self._driver, self)
-        self._imap(iterator, func, iterable, chunksize)
+        chosen = self._choose("imap", options) if options else self._options
+        iterator: IMapIterator[R] = IMapIterator(self._driver, self, chosen.on_error)
+        self._imap(iterator, func, iterable, chunksize, chosen.control)
         return iterator
 
     def imap_unordered(
-        self, func: Callable[[T], R], iterable: Iterable[T], chunksize: int | None = None
+        self,
+        func: Callable[[T], R],
+        iterable: Iterable[T],
+        chunksize: int | None = None,
+        **options: "Unpack[MapOptions]",
     ) -> IMapUnorderedIterator[R]:
         """Return an iterator over ``func(item)``, in the order in which results come.
 
@@ -341,22 +413,32 @@ class Pool(Lifecycle):
         ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
         [1, 2, 3]
         """
-        iterator: IMapUnorderedIterator[R] = IMapUnorderedIterator(self._driver, self)
-        self._imap(iterator, func, iterable, chunksize)
+        chosen = self._choose("imap_unordered", options) if options else self._options
+        iterator: IMapUnorderedIterator[R] = IMapUnorderedIterator(
+            self._driver, self, chosen.on_error
+        )
+        self._imap(iterator, func, iterable, chunksize, chosen.control)
         return iterator
 
     def _imap(
-        self, iterator: Any, func: Any, iterable: Iterable[Any], chunksize: int | None
+        self,
+        iterator: Any,
+        func: Any,
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        control: Control | None,
     ) -> None:
         check_callable(func)
         check_chunksize(chunksize)
         self._driver.check_open()
         if type(iterable) in (list, tuple, range):
             items = list(iterable) if type(iterable) is list else iterable
-            job = self._driver.submit(iterator.stream, func, CALL_ITEM, items, chunksize)
+            job = self._driver.submit(iterator.stream, func, CALL_ITEM, items, chunksize, control)
         else:
             source = iter(iterable)
-            job = self._driver.submit_stream(iterator.stream, func, CALL_ITEM, source, chunksize)
+            job = self._driver.submit_stream(
+                iterator.stream, func, CALL_ITEM, source, chunksize, control
+            )
         iterator.start(job)
 
 
@@ -364,8 +446,9 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
     """A pool of worker threads, as `multiprocessing.pool.ThreadPool`.
 
     For tasks that wait, for files or the network, or whose work releases the
-    GIL. Nothing is pickled. A thread cannot be killed: `terminate` leaves
-    running tasks to themselves.
+    GIL. Nothing is pickled. A thread cannot be killed: a task that is
+    cancelled, or late, or running when the pool is terminated, is left to
+    itself. Another thread takes its place.
 
     Examples
     --------
@@ -380,8 +463,9 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
+        **options: "Unpack[MapOptions]",
     ) -> None:
-        Pool.__init__(self, processes, initializer, initargs, engine="threads")
+        Pool.__init__(self, processes, initializer, initargs, engine="threads", **options)
 
 
 __all__ = ["Pool", "ThreadPool"]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from motorpool.errors import (
     MotorpoolError,
     PoolTerminatedError,
+    TaskCancelledError,
     TimeoutError,  # noqa: A004 - the stdlib's name
 )
 from motorpool.unseen import Unseen
@@ -50,6 +51,9 @@ class Waiting(Protocol):
     def abandon(self, job: int) -> None:
         """Take note, from a garbage collection perhaps, that nobody wants a job's results."""
 
+    def stop(self, record: Any, error: BaseException) -> bool:
+        """End the job of `record` with `error` at once; return whether it was outstanding."""
+
 
 def deadline_of(timeout: float | None) -> float | None:
     """Return when `timeout` seconds from now will be, None for never."""
@@ -70,6 +74,9 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
     if TYPE_CHECKING:
         __class_getitem__: Callable[[Any], GenericAlias]
 
+    job = -1  # on the pool's books
+    stops = False
+    _is_cancelled = False
     # An error that nobody has asked for yet.
     _unseen: Unseen | None = None
     # Here and not in `__init__`, where they would cost a call a tenth of its time.
@@ -163,6 +170,37 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         if self._unseen is not None:
             self._unseen.is_asked_for()
 
+    def cancel(self) -> bool:
+        """Cancel the call, and return whether that succeeded: False if it was finished already.
+
+        What waits is never run. What is running is ended with its worker, which
+        is replaced; only its own item is lost. A thread cannot be ended: it is
+        left alone with its task and replaced. `get` then raises
+        `TaskCancelledError`, and the error callback is called with it.
+
+        Examples
+        --------
+        >>> import time
+        >>> from motorpool import Pool, TaskCancelledError
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(time.sleep, (60,))
+        ...     result.cancel()
+        ...     try:
+        ...         result.get()
+        ...     except TaskCancelledError:
+        ...         print("cancelled")
+        True
+        cancelled
+        """
+        if not self._is_complete and self._driver.stop(self, _cancelled()):
+            self._is_cancelled = True
+            self._see()  # Whoever cancels knows.
+        return self._is_cancelled
+
+    def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
+        return self._is_cancelled
+
     def _seems_done(self) -> bool:
         return self._is_complete
 
@@ -212,8 +250,13 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         pool, self._pool = self._pool, None
         self._driver.let_go(pool)
 
-    def fail_all(self, error: BaseException) -> None:
+    def give_up(self, error: BaseException) -> None:
         """End with `error`, whatever is there already."""
+        self._error = error
+        self.finish()
+
+    def fail_all(self, error: BaseException) -> None:
+        """End with `error`, whatever is there already, and call nobody back."""
         self._error = error
         if _is_news(error):
             self._unseen = Unseen(error)
@@ -232,6 +275,9 @@ def _is_news(error: BaseException) -> bool:
     )
 
 
+_SKIPPED = object()
+
+
 class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: ignore[type-arg]
     """The result of `map_async` and `starmap_async`, as `multiprocessing.pool.MapResult`."""
 
@@ -242,8 +288,11 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         callback: Callback | None,
         error_callback: Callback | None,
         length: int,
+        on_error: str = "raise",
     ) -> None:
         super().__init__(driver, pool, callback, error_callback)
+        self.stops = on_error == "stop"
+        self._on_error = on_error
         self._value = [None] * length
         self._error_at = length
         self._left = length
@@ -257,9 +306,8 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         """Take values from position `start` on."""
         self._value[start : start + len(values)] = values
         self._left -= len(values)
-        if errors:
-            first = min(errors)
-            self._note_error(start + first, errors[first])
+        for offset, error in (errors or {}).items():
+            self._note_error(start + offset, error)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Take an item's exception."""
@@ -267,8 +315,12 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         self._note_error(index, error)
 
     def _note_error(self, index: int, error: BaseException) -> None:
-        # The first by position, whatever the order in which they came.
-        if index < self._error_at:
+        if self._on_error == "return":
+            self._value[index] = error
+        elif self._on_error == "skip":
+            self._value[index] = _SKIPPED
+        elif index < self._error_at:
+            # The first by position, whatever the order in which they came.
             self._error_at = index
             self._error = error
 
@@ -276,23 +328,28 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         """All is there: call back, then be ready."""
         if self._error is not None:
             self._value = None
+        elif self._on_error == "skip":
+            self._value = [value for value in self._value if value is not _SKIPPED]
         super().finish()
 
 
 class _Raise:
-    """An exception in a stream, to be raised when its turn comes."""
+    """An exception in a stream, to be raised when its turn comes; None for nothing at all."""
 
     __slots__ = ("error",)
 
-    def __init__(self, error: BaseException) -> None:
+    def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class Stream:
     """The record of an `imap`: results in the order in which they are to be given out."""
 
-    def __init__(self, *, ordered: bool) -> None:
+    stops = False  # but at an error that is given out
+
+    def __init__(self, *, ordered: bool, on_error: str = "raise") -> None:
         self.job = -1
+        self._on_error = on_error
         self.is_complete = False
         self.is_cancelled = False
         self._ordered = ordered
@@ -306,12 +363,18 @@ class Stream:
     def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
         """Take values from position `start` on."""
         for offset, error in (errors or {}).items():
-            values[offset] = _Raise(error)
+            values[offset] = self._in_place(error)
         self._add(start, values)
 
     def fail(self, index: int, error: BaseException) -> None:
         """Take an item's exception."""
-        self._add(index, [_Raise(error)])
+        self._add(index, [self._in_place(error)])
+
+    def _in_place(self, error: BaseException) -> Any:
+        """Return what is given out for an item that failed."""
+        if self._on_error == "return":
+            return error
+        return _Raise(None if self._on_error == "skip" else error)
 
     def _add(self, start: int, values: list[Any]) -> None:
         with self._lock:
@@ -332,11 +395,23 @@ class Stream:
         """Give out `error`, which the input raised, after the results of what came before."""
         self._end_error = error
 
+    def give_up(self, error: BaseException) -> None:
+        """End with `error` after what is ready."""
+        self.fail_all(error)
+
     def fail_all(self, error: BaseException) -> None:
         """End with `error` after what is ready."""
         self.is_cancelled = True
         self._end_error = error
         self.is_complete = True
+
+    def drop(self) -> None:
+        """Give out nothing more."""
+        self.is_complete = True
+        with self._lock:
+            self._ready.clear()
+            self._early.clear()
+            self._end_error = None
 
     def has_news(self) -> bool:
         """Tell whether there is anything to give out, be it the end."""
@@ -360,17 +435,17 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
 
     _ordered = True
 
-    def __init__(self, driver: Waiting, pool: object) -> None:
+    def __init__(self, driver: Waiting, pool: object, on_error: str = "raise") -> None:
         self._driver = driver
         self._pool = pool
-        self._stream = Stream(ordered=self._ordered)
+        self._stream = Stream(ordered=self._ordered, on_error=on_error)
+        self._stops = on_error == "stop"
         # Given out from its end; shared by threads that iterate together.
         self._batch: list[Any] = []
         self._has_begun = False
 
     def start(self, job: int) -> None:
         """Belong to `job` from now on."""
-        self._stream.job = job
         weakref.finalize(self, self._driver.abandon, job).atexit = False
 
     @property
@@ -399,15 +474,20 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
         Exception
             What the task raised; the next call goes on with the next item.
         """
+        deadline = deadline_of(timeout)
         while True:
             if not self._batch:
-                self._refill(timeout)
+                self._refill(timeout, deadline)
                 continue
             try:
                 value = self._batch.pop()
             except IndexError:  # Another thread took the last one.
                 continue
             if type(value) is _Raise:
+                if value.error is None:  # skipped
+                    continue
+                if self._stops:
+                    self._stop(value.error)
                 raise value.error
             result: R = value
             return result
@@ -416,10 +496,23 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
         """Return the next result."""
         return self.next(timeout)
 
-    def _refill(self, timeout: float | None) -> None:
+    def cancel(self) -> bool:
+        """Cancel the rest, and return whether there was any; see `AsyncResult.cancel`.
+
+        Results that are ready are still given out. Then comes a
+        `TaskCancelledError`, then the end.
+        """
+        return self._driver.stop(self._stream, _cancelled())
+
+    def _stop(self, error: BaseException) -> None:
+        self._driver.stop(self._stream, error)
+        self._stream.drop()
+        self._batch.clear()
+
+    def _refill(self, timeout: float | None, deadline: float | None) -> None:
         stream = self._stream
         starved = self._has_begun and not stream.has_news()
-        if not self._driver.wait_until(stream.has_news, deadline_of(timeout)):
+        if not self._driver.wait_until(stream.has_news, deadline):
             msg = f"no result within {timeout} s"
             raise TimeoutError(msg)
         batch = stream.take()
@@ -442,6 +535,10 @@ class IMapUnorderedIterator(
     """The iterator of `imap_unordered`, in the order in which results come."""
 
     _ordered = False
+
+
+def _cancelled() -> TaskCancelledError:
+    return TaskCancelledError("the call was cancelled before its result was there")
 
 
 def terminated() -> PoolTerminatedError:

@@ -10,13 +10,15 @@ Guarantees an engine gives
   `ChunkRefused`, `ChunkLost`, or the `WorkerLost` of its worker.
 - `send_chunk` never blocks.
 - After `WorkerLost`, nothing more comes of that worker.
+- A worker that `kill_worker` ends for an item is lost at that item, or after it
+  if it was over; never at a later one.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from motorpool.buffers import Packed
-from motorpool.messages import Chunk, Event
+from motorpool.messages import Chunk, Event, WorkerSeen
 
 Initializer = tuple[Callable[..., object], tuple[Any, ...]]
 
@@ -25,6 +27,7 @@ class Abilities(NamedTuple):
     """What an engine can do. The table in docs/engines.md is made from these."""
 
     kill: bool = False  # end a task in the midst of it
+    timeout: bool = False  # give a task up that runs for longer than its `timeout`
     initializer: bool = True
     maxtasksperchild: bool = False
     shared_state: bool = False  # locks, queues and the like of multiprocessing in initargs
@@ -116,8 +119,16 @@ class Engine(Protocol):
     def stop_worker(self, worker: int) -> None:
         """Tell a worker to leave when it has done what it was sent."""
 
-    def kill_worker(self, worker: int) -> None:
-        """End a worker now, whatever it does."""
+    def look(self, worker: int) -> WorkerSeen | None:
+        """Return what a worker is at; None if it is gone."""
+
+    def kill_worker(
+        self, worker: int, number: int | None = None, item: int | None = None
+    ) -> WorkerSeen | None:
+        """End a worker now if it is at that chunk and item, None for any.
+
+        Return what it is at if it was spared, else None; its `WorkerLost` comes.
+        """
 
     def recall(self, worker: int) -> None:
         """Ask a worker for what it has not begun; it may be in the midst of a task."""

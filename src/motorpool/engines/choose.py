@@ -146,6 +146,12 @@ def check(kind: str, abilities: Abilities, request: Request) -> None:
         raise ValueError(msg)
 
 
+def check_timeout(kind: str) -> None:
+    """Raise ValueError if an engine cannot keep tasks within their time."""
+    if not engine_class(kind).abilities.timeout:
+        _refuse("timeout", kind, "timeout")
+
+
 def _refuse(what: str, kind: str, ability: str) -> None:
     able = [name for name in HOMES if _has(name, ability)]
     msg = (
@@ -162,4 +168,12 @@ def _has(kind: str, ability: str) -> bool:
         return False
 
 
-__all__ = ["ENVIRONMENT", "Choice", "Request", "choose", "engine_class", "make_engine"]
+__all__ = [
+    "ENVIRONMENT",
+    "Choice",
+    "Request",
+    "check_timeout",
+    "choose",
+    "engine_class",
+    "make_engine",
+]

@@ -11,12 +11,10 @@ Guarantees
 """
 
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol
 
 from motorpool.failures import note
@@ -33,7 +31,6 @@ MOST_SECONDS = 0.25
 REST = 4
 # The thread ends when nobody has been busy for so long.
 IDLE_SECONDS = 1.0
-STOP_SECONDS = 0.05
 
 
 def log_outgrown(pid: int, size: int, limit: int) -> None:
@@ -135,25 +132,11 @@ class MemoryWatch:
 
     def _judge(self, worker: Watched, task: tuple[int, int]) -> None:
         """Kill a worker that was over the limit in the same task before."""
-        pid = worker.popen.pid
         if worker.suspect != task:
             worker.suspect = task
             return
-        worker.popen.recall(signal.SIGSTOP)
-        _await_stop(pid)
-        size = worker.gauge.read(self.limit)
-        if worker.page.now() == task and size is not None and size > self.limit:
-            worker.overrun = size
-            worker.popen.kill()
-        else:
-            worker.popen.recall(signal.SIGCONT)
-
-
-def _await_stop(pid: int) -> None:
-    deadline = time.monotonic() + STOP_SECONDS
-    with suppress(OSError):
-        while time.monotonic() < deadline:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-            if state in "TZX":
-                return
-            time.sleep(0.0005)
+        with worker.popen.frozen():
+            size = worker.gauge.read(self.limit)
+            if worker.page.now() == task and size is not None and size > self.limit:
+                worker.overrun = size
+                worker.popen.kill()

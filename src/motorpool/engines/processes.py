@@ -51,6 +51,7 @@ from motorpool.messages import (
     READY,
     RESULTS,
     RUN,
+    RUN_EXACTLY,
     SETUP,
     START_FAILED,
     STOP,
@@ -63,6 +64,7 @@ from motorpool.messages import (
     Memory,
     WorkerLost,
     WorkerReady,
+    WorkerSeen,
 )
 from motorpool.reducers import MAIN_MODULES
 from motorpool.scheduler.chunking import MESSAGE_SECONDS
@@ -120,7 +122,7 @@ class ProcessEngine:
     """Worker processes of the given `multiprocessing` context."""
 
     abilities = Abilities(
-        kill=True, maxtasksperchild=True, shared_state=True, blame=True, limits=True
+        timeout=True, kill=True, maxtasksperchild=True, shared_state=True, blame=True, limits=True
     )
     message_seconds = MESSAGE_SECONDS
 
@@ -348,7 +350,8 @@ class ProcessEngine:
                 self._update_for(target, function, payload)
         if self._watch is not None:
             self._watch.begin()
-        pieces = pack(RUN, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
+        kind = RUN_EXACTLY if chunk.is_exact else RUN
+        pieces = pack(kind, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         for piece in pieces:
             self._write(target, piece)
         return size_of(payload) if payload[0] == MARK else None
@@ -417,10 +420,28 @@ class ProcessEngine:
         if worker in self._workers:
             self._send(self._workers[worker], STOP)
 
-    def kill_worker(self, worker: int) -> None:
-        """End a worker now, whatever it does."""
-        if worker in self._workers:
-            self._workers[worker].popen.kill()
+    def look(self, worker: int) -> WorkerSeen | None:
+        """Return what a worker is at; None if it is gone."""
+        target = self._workers.get(worker)
+        return None if target is None else WorkerSeen(worker, *target.page.look())
+
+    def kill_worker(
+        self, worker: int, number: int | None = None, item: int | None = None
+    ) -> WorkerSeen | None:
+        """End a worker now if it is at that chunk and item; else return what it is at."""
+        target = self._workers.get(worker)
+        if target is None:
+            return None
+        if number is None:
+            target.popen.kill()
+            return None
+        # Else it might go on to the next item between the look and the signal.
+        with target.popen.frozen():
+            at, index, since = target.page.look()
+            if at == number and item in (None, index):
+                target.popen.kill()
+                return None
+        return WorkerSeen(worker, at, index, since, is_spared=True)
 
     def recall(self, worker: int) -> None:
         """Ask a worker for what it has not begun; it may be in the midst of a task."""

@@ -35,6 +35,8 @@ from motorpool.explain import not_picklable
 from motorpool.failures import load_results, rebuild
 from motorpool.messages import (
     CALL_ITEM,
+    IDLE,
+    LOADING,
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
@@ -50,6 +52,7 @@ from motorpool.messages import (
     Reply,
     WorkerLost,
     WorkerReady,
+    WorkerSeen,
 )
 from motorpool.serialization import dumps, is_main_function, loads
 
@@ -271,11 +274,26 @@ class RemoteEngine(ABC):
             self._leave(slot)
             self._post(None, WorkerLost(worker, 0, 0))
 
-    def kill_worker(self, worker: int) -> None:
-        """Give a slot up, with what it runs; tasks that have not begun will run in another."""
-        slot = self._slots.pop(worker, None)
+    def look(self, worker: int) -> WorkerSeen | None:
+        """Return the chunk that was sent first; since when it runs is not known here."""
+        slot = self._slots.get(worker)
         if slot is None:
-            return
+            return None
+        return WorkerSeen(worker, next(iter(slot.tasks), IDLE), LOADING, inf)
+
+    def kill_worker(
+        self, worker: int, number: int | None = None, item: int | None = None
+    ) -> WorkerSeen | None:
+        """Give a slot up, with what it runs; tasks that have not begun will run in another."""
+        del item
+        slot = self._slots.get(worker)
+        if slot is None:
+            return None
+        if number is not None:
+            self.recall(worker)
+            if number not in slot.tasks:
+                return WorkerSeen(worker, IDLE, LOADING, inf, is_spared=True)
+        del self._slots[worker]
         tasks = list(slot.tasks.values())
         slot.tasks = {}
         begun = [task for task in tasks if not self._cancel(task)]
@@ -283,6 +301,7 @@ class RemoteEngine(ABC):
         for task in begun:
             self._post(None, self._on_failure(task, _killed()))
         self._post(None, WorkerLost(worker, 0, None))
+        return None
 
     def recall(self, worker: int) -> None:
         """Take back the tasks of a slot that have not begun."""
@@ -393,7 +412,7 @@ class RemoteEngine(ABC):
         if isinstance(news, BaseException):
             return self._on_failure(task, news)
         kind, _pid, stop, seconds, payload = news
-        _, number, _, start, end = (task, *task.chunk)
+        number, _, start, end, _ = task.chunk
         worker = task.slot.number
         if kind in (NEED, UNKNOWN):
             return self._send_again(task, kind, loads(payload))
@@ -465,7 +484,7 @@ class RemoteEngine(ABC):
 
 
 def _not_run(task: Task) -> ChunkDone:
-    _, _, start, stop = task.chunk
+    _, _, start, stop, _ = task.chunk
     return ChunkDone(task.slot.number, task.chunk.number, start, start, stop, 0.0, [], None)
 
 

@@ -11,9 +11,10 @@ import resource
 import signal
 import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import process, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
@@ -25,6 +26,9 @@ from motorpool.worker.identity import Identity, InheritedFd
 from motorpool.worker.main import work
 
 START_METHODS = ("fork", "spawn", "forkserver")
+
+# A process that does not stand still by then is in the kernel, and writes nothing.
+FREEZE_SECONDS = 0.05
 
 # Given a writer of the set-up, which may collect descriptors to inherit.
 SetUp = Callable[[], bytes]
@@ -78,6 +82,7 @@ class Popen:
         self.inherited: list[int] = []
         # Reentrant: a signal handler of the program's may end the pool.
         self._lock = threading.RLock()
+        self._freezing = threading.RLock()
 
     def duplicate_for_child(self, fd: int) -> int:
         """Have the child inherit `fd`; called while objects are pickled for it."""
@@ -125,6 +130,26 @@ class Popen:
     def kill(self) -> None:
         """Send SIGKILL."""
         self._signal(signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have the process stand still, so that what it is at stays true until it is killed."""
+        with self._freezing:
+            self._signal(signal.SIGSTOP)
+            limit = time.monotonic() + FREEZE_SECONDS
+            while self._is_moving() and time.monotonic() < limit:
+                time.sleep(0.0002)
+            try:
+                yield
+            finally:
+                self._signal(signal.SIGCONT)
+
+    def _is_moving(self) -> bool:
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat[stat.rindex(b")") + 2 :][:1] in b"RSD"
 
     def _signal(self, number: int) -> None:
         with self._lock:  # Else the descriptor may be closed, and be another's.

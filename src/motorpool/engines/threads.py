@@ -1,7 +1,8 @@
 """Workers as threads of this process: the same scheduler and chunks, nothing pickled.
 
-A thread cannot be killed, so a task that never ends keeps its thread until the
-program ends, and there is no `WorkerLost`.
+A thread cannot be killed. A worker that is to be killed is written off: another
+takes its place, and what its thread still does and returns is dropped. A task
+that never ends keeps its thread until the program ends.
 """
 
 import math
@@ -29,11 +30,14 @@ from motorpool.messages import (
     ChunkProgressed,
     Event,
     ItemsHandedBack,
+    WorkerLost,
     WorkerReady,
+    WorkerSeen,
 )
 from motorpool.scheduler.chunking import MESSAGE_SECONDS
 from motorpool.stacks import Frame, format_frames, task_frames
 from motorpool.worker.run import (
+    EXACT,
     NoJournal,
     Pace,
     SharedRunning,
@@ -44,6 +48,21 @@ from motorpool.worker.run import (
 _NAMES = count(1)
 
 
+class _Journal(NoJournal):
+    """Where a thread notes what it is at, and since when."""
+
+    def __init__(self) -> None:
+        self.place = (LOADING, math.inf)
+
+    def at(self, index: int, _upto: int, now: float) -> None:
+        """Take note of an item that is about to be called."""
+        self.place = (index, now)
+
+    def failed(self) -> None:
+        """Have the error posted: it may be tried again, or end its job."""
+        self.full = True
+
+
 class _Worker:
     """One thread, and its box of chunks."""
 
@@ -52,7 +71,9 @@ class _Worker:
         self.inbox: SimpleQueue[tuple[Chunk, Function, Any, float] | None] = SimpleQueue()
         self.running: SharedRunning | None = None
         self.chunk: tuple[Chunk, Function, Any]
-        self.lock = threading.Lock()
+        self.journal: NoJournal = NoJournal()
+        self.is_written_off = False
+        self.lock = threading.RLock()
         self.paces: dict[int, Pace] = {}
         self.thread: threading.Thread
 
@@ -68,11 +89,47 @@ class _Worker:
             note(error, f"item {index}, {item}, of {name} in thread {self.thread.name}")
         return start, values, errors
 
+    def look(self) -> WorkerSeen:
+        """Return what the thread is at."""
+        with self.lock:
+            running, journal = self.running, self.journal
+            if running is None:
+                return WorkerSeen(self.number, IDLE, LOADING, 0.0)
+            place = (running.index, math.inf)
+            index, since = journal.place if isinstance(journal, _Journal) else place
+            return WorkerSeen(self.number, running.number, index, since)
+
+    def progress(self, running: SharedRunning) -> list[Event]:
+        """Return the event of the results that are not posted yet, if there are any."""
+        if not running.has_unsent():
+            return []
+        start, values, errors = self.take_results(running)
+        number, stop = running.number, start + len(values)
+        return [ChunkProgressed(self.number, number, start, stop, 0.0, values, errors or None)]
+
+    def write_off(self, number: int | None, item: int | None) -> list[Event]:
+        """Have the thread begin nothing more, if it is at that; return what has become of it."""
+        with self.lock:
+            running = self.running
+            if number is not None:
+                is_at = running is not None and running.number == number and running.halt(item)
+                if not is_at:
+                    return []
+            self.is_written_off = True
+            self.inbox.put(None)
+            lost = WorkerLost(self.number, self.thread.native_id or 0, None)
+            if running is None:
+                return [lost]
+            running.halt(None)
+            at = running.index if item is None else item
+            lost = lost._replace(number=running.number, at=at, upto=max(running.upto, at))
+            return [*self.progress(running), lost]
+
 
 class ThreadEngine:
     """Worker threads."""
 
-    abilities = Abilities(maxtasksperchild=True, shared_state=True, unpicklable=True)
+    abilities = Abilities(timeout=True, maxtasksperchild=True, shared_state=True, unpicklable=True)
     message_seconds = MESSAGE_SECONDS
 
     def __init__(
@@ -124,7 +181,8 @@ class ThreadEngine:
         self, worker: int, chunk: Chunk, function: Function, items: Any, budget: float
     ) -> None:
         """Hand items to a worker."""
-        self._workers[worker].inbox.put((chunk, function, items, budget))
+        if worker in self._workers:  # Else its WorkerLost is on the way to the scheduler.
+            self._workers[worker].inbox.put((chunk, function, items, budget))
 
     def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
         """Hand a call to a worker."""
@@ -137,14 +195,35 @@ class ThreadEngine:
 
     def stop_worker(self, worker: int) -> None:
         """Tell a worker to leave when it has done what it was sent."""
-        self._workers.pop(worker).inbox.put(None)
+        target = self._workers.pop(worker, None)
+        if target is not None:
+            target.inbox.put(None)
 
-    def kill_worker(self, worker: int) -> None:
-        """Do nothing: a thread cannot be killed. What it still returns is dropped."""
+    def look(self, worker: int) -> WorkerSeen | None:
+        """Return what a worker is at; None if it is gone."""
+        target = self._workers.get(worker)
+        return None if target is None else target.look()
+
+    def kill_worker(
+        self, worker: int, number: int | None = None, item: int | None = None
+    ) -> WorkerSeen | None:
+        """Write a worker off if it is at that chunk and item; else return what it is at."""
+        target = self._workers.get(worker)
+        if target is None:
+            return None
+        events = target.write_off(number, item)
+        if not events:
+            return target.look()._replace(is_spared=True)
+        del self._workers[worker]
+        for event in events:
+            self._post(event)
+        return None
 
     def recall(self, worker: int) -> None:
         """Take back what a worker has not begun."""
-        target = self._workers[worker]
+        target = self._workers.get(worker)
+        if target is None:
+            return
         kept: list[None] = []
         while not target.inbox.empty():
             entry = target.inbox.get()
@@ -163,12 +242,8 @@ class ThreadEngine:
                 number, (begin, end) = running.number, running.recall()
                 if begin < end:
                     self._post(ItemsHandedBack(worker, number, begin, end))
-                if running.has_unsent():
-                    start, values, errors = target.take_results(running)
-                    stop = start + len(values)
-                    self._post(
-                        ChunkProgressed(worker, number, start, stop, 0.0, values, errors or None)
-                    )
+                for event in target.progress(running):
+                    self._post(event)
 
     def describe(self, worker: int) -> WorkerNow | None:
         """Return what a worker is at; None if it has ended."""
@@ -236,10 +311,10 @@ class ThreadEngine:
             if self._initializer is not None:
                 self._initializer(*self._initargs)
         except BaseException as error:
-            self._post(StartFailed(worker.number, error))
+            self._report(worker, StartFailed(worker.number, error))
             return
-        self._post(WorkerReady(worker.number))
-        while (entry := worker.inbox.get()) is not None:
+        self._report(worker, WorkerReady(worker.number))
+        while (entry := worker.inbox.get()) is not None and not worker.is_written_off:
             self._run(worker, *entry)
             del entry
 
@@ -252,26 +327,37 @@ class ThreadEngine:
         with worker.lock:
             worker.running = running
             worker.chunk = chunk, function, items
+            worker.journal = _Journal() if chunk.is_exact else NoJournal()
         call = caller(function.func, function.style)
         run_chunk(
-            call, iter(items), running, budget if budget >= 0 else math.inf, pace, NoJournal()
+            call,
+            iter(items),
+            running,
+            budget if budget >= 0 else math.inf,
+            EXACT if chunk.is_exact else pace,
+            worker.journal,
         )
+        seconds = perf_counter() - began
         with worker.lock:
             worker.running = None
             start, values, errors = worker.take_results(running)
             del worker.chunk  # and with it the items
-        self._post(
-            ChunkDone(
+            done = ChunkDone(
                 worker.number,
                 chunk.number,
                 start,
                 start + len(values),
                 running.end,
-                perf_counter() - began,
+                seconds,
                 values,
                 errors or None,
             )
-        )
+            self._report(worker, done)
+
+    def _report(self, worker: _Worker, event: Event | StartFailed) -> None:
+        with worker.lock:
+            if not worker.is_written_off:
+                self._post(event)
 
 
 def _stack_of(frame: FrameType | None) -> str:

@@ -4,14 +4,17 @@ Guarantees
 ----------
 - Every item of a job is in exactly one state: pending, in one chunk, or
   delivered. Only a chunk that is still on the books delivers, once.
-- An item that was begun is never sent again; one that was not begun always is.
+- An item that was begun is never sent again, unless it failed and its job grants
+  more attempts; one that was not begun always is.
+- A worker is killed only for an item that it is at, late or unwanted.
 - Jobs are served first come, first served, as far as their input and their
   consumers allow.
 - An item is sent ahead to a busy worker only while no worker is idle; if one
   falls idle later, the items come back for it.
 - No result of a prompt job waits long for a later item of its chunk.
 
-It knows ranges and costs, never items or functions; values pass unread.
+It knows ranges and costs, never items or functions; values pass unread. Of an
+error it asks only whether its job tries again after such.
 """
 
 import heapq
@@ -38,7 +41,6 @@ from motorpool.messages import (
     ItemsHandedBack,
     JobCancelled,
     JobSubmitted,
-    KillWorker,
     MemoryNews,
     NameSlow,
     RecallChunks,
@@ -49,6 +51,7 @@ from motorpool.messages import (
     WorkerLost,
     WorkerNotStarted,
     WorkerReady,
+    WorkerSeen,
     WorkerStarted,
 )
 from motorpool.scheduler import slow
@@ -61,6 +64,7 @@ from motorpool.scheduler.chunking import (
     timing,
 )
 from motorpool.scheduler.state import Job, Worker
+from motorpool.scheduler.watch import Watch, seconds_late
 
 # So many workers in a row that end before they are ready, and the pool gives up.
 MOST_FAILED_STARTS = 3
@@ -92,6 +96,8 @@ class Scheduler:
         self.jobs: dict[int, Job] = {}
         self.workers: dict[int, Worker] = {}
         self.wake_at: float | None = None
+        self._watch = Watch(self.jobs, self.workers)
+        self._agenda = self._watch.agenda
         self._tasks_per_worker = tasks_per_worker
         self._queue: list[int] = []  # heap of jobs with pending items
         self._idle: dict[int, Worker] = {}
@@ -123,6 +129,7 @@ class Scheduler:
             ChunkLost: self._on_chunk_lost,
             CapacityChanged: self._on_capacity,
             MemoryNews: self._on_memory,
+            WorkerSeen: self._on_seen,
             Closed: self._on_closed,
             Tick: self._on_tick,
         }
@@ -242,13 +249,22 @@ class Scheduler:
         self._enqueue(job)
 
     def _on_cancelled(self, event: JobCancelled) -> None:
-        job = self.jobs.pop(event.job, None)
-        if job is None or not event.kill:
+        if event.item is not None:
+            self._cancel_item(event.job, event.item)
             return
-        for worker in self.workers.values():
-            if worker.chunks and worker.chunks[0][1] == event.job:
-                worker.is_killed = True
-                self._commands.append(KillWorker(worker.id))
+        job = self.jobs.pop(event.job, None)
+        if job is not None and event.kill:
+            self._commands += self._watch.cancelled(event.job, None)
+
+    def _cancel_item(self, number: int, item: int) -> None:
+        job = self.jobs.get(number)
+        if job is None:
+            return
+        if job.drop(item):
+            self._enqueue(job)
+            self._finish_if_done(job)
+        else:
+            self._commands += self._watch.cancelled(number, item)
 
     def _enqueue(self, job: Job) -> None:
         if not job.is_queued and job.has_pending():
@@ -256,8 +272,7 @@ class Scheduler:
             heapq.heappush(self._queue, job.id)
 
     def _finish_if_done(self, job: Job) -> None:
-        if not job.left and not job.is_open:
-            del self.jobs[job.id]
+        if not job.left and not job.is_open and self.jobs.pop(job.id, None) is not None:
             self._commands.append(FinishJob(job.id))
 
     # Sending.
@@ -324,7 +339,11 @@ class Scheduler:
         if job.is_prompt and stop - start > 1 and self._look_at is None:
             self._look_at = self._now + self._timing.recall
         budget = -self._timing.budget if job.chunksize else self._timing.budget
-        self._commands.append(SendChunk(worker.id, Chunk(number, job.id, start, stop), budget))
+        is_exact = job.control is not None
+        chunk = Chunk(number, job.id, start, stop, is_exact)
+        self._commands.append(SendChunk(worker.id, chunk, budget))
+        if is_exact:
+            self._watch.chunk_sent(worker, job, self._now)
 
     @staticmethod
     def _return_tasks(worker: Worker, chunk: list[int], start: int, stop: int) -> None:
@@ -359,8 +378,7 @@ class Scheduler:
             done = event.stop - start
             if done:
                 job.cost.add(done, event.seconds)
-                self._commands.append(Deliver(job_id, start, event.values, event.errors))
-                job.left -= done
+                self._deliver(job, start, event.values, event.errors)
             job.give_back(event.stop, stop)
             self._enqueue(job)
             self._finish_if_done(job)
@@ -376,10 +394,26 @@ class Scheduler:
             done = event.stop - event.start
             if event.seconds:
                 job.cost.add(done, event.seconds)
-            self._commands.append(Deliver(job.id, event.start, event.values, event.errors))
-            job.left -= done
+            self._deliver(job, event.start, event.values, event.errors)
         chunk[2] = event.stop
         worker.since = self._now
+
+    def _deliver(
+        self, job: Job, start: int, values: Any, errors: dict[int, BaseException] | None
+    ) -> None:
+        if not errors or job.control is None:
+            self._commands.append(Deliver(job.id, start, values, errors))
+            job.left -= len(values)
+            return
+        # Errors apart, each as the last of its item's attempts or not at all.
+        first = 0
+        for offset in [*sorted(errors), len(values)]:
+            if first < offset:
+                self._commands.append(Deliver(job.id, start + first, values[first:offset], None))
+                job.left -= offset - first
+            if offset < len(values):
+                self._fail(job, FailItem(job.id, start + offset, errors[offset], None))
+            first = offset + 1
 
     def _on_handed_back(self, event: ItemsHandedBack) -> None:
         worker = self.workers[event.worker]
@@ -400,6 +434,7 @@ class Scheduler:
             return
         worker.chunks.remove(chunk)
         worker.tasks_left += 1 if chunk[4] else chunk[3] - chunk[2]
+        # It never ran: that is no attempt, and another would be no better.
         self._isolate(chunk, FailItem(chunk[1], chunk[2], event.error, None))
         self._offer(worker)
 
@@ -410,16 +445,24 @@ class Scheduler:
         if job is None:
             return
         if stop - start == 1:
-            self._fail(job, failure)
+            if failure.lost is not None:
+                self._fail(job, failure)
+            else:
+                self._give_up(job, failure)
+            self._finish_if_done(job)
             return
         job.singles.update(range(start, stop))
         job.give_back(start, stop)
         self._enqueue(job)
 
     def _fail(self, job: Job, failure: FailItem) -> None:
+        if not self._watch.tries_again(job, failure, self._now):
+            attempts = job.attempts.get(failure.item, 1)
+            self._give_up(job, failure._replace(attempts=attempts) if attempts > 1 else failure)
+
+    def _give_up(self, job: Job, failure: FailItem) -> None:
         self._commands.append(failure)
         job.left -= 1
-        self._finish_if_done(job)
 
     def _offer(self, worker: Worker) -> None:
         """Find something to do for a worker that may have run dry."""
@@ -483,7 +526,7 @@ class Scheduler:
         self._unbegun.discard(worker)
         for chunk in worker.chunks:
             if chunk[0] == event.number:
-                self._recover(chunk, event)
+                self._recover(chunk, event, seconds_late(worker, event))
             elif (job := self.jobs.get(chunk[1])) is not None:
                 job.give_back(chunk[2], chunk[3])
                 self._enqueue(job)
@@ -494,24 +537,23 @@ class Scheduler:
         else:
             self._retry_start(None, event)
 
-    def _recover(self, chunk: list[int], event: WorkerLost) -> None:
+    def _recover(self, chunk: list[int], event: WorkerLost, seconds: float | None) -> None:
         """Settle the chunk that a lost worker was at."""
         _, job_id, start, stop, _ = chunk
         job = self.jobs.get(job_id)
         if job is None:
             return
         if event.at == LOADING:
-            self._isolate(chunk, FailItem(job_id, start, None, event))
+            self._isolate(chunk, FailItem(job_id, start, None, event, seconds))
             return
         begun = max(min(max(event.upto, event.at + 1), stop), start)
         job.give_back(begun, stop)
         self._enqueue(job)
         for index in range(start, begun):
             if index in event.finished:
-                self._commands.append(Deliver(job_id, index, [event.finished[index]], None))
+                self._deliver(job, index, [event.finished[index]], None)
             else:
-                self._commands.append(FailItem(job_id, index, None, event))
-            job.left -= 1
+                self._fail(job, FailItem(job_id, index, None, event, seconds))
         self._finish_if_done(job)
 
     def _on_chunk_lost(self, event: ChunkLost) -> None:
@@ -520,7 +562,7 @@ class Scheduler:
         if worker is None or chunk is None:
             return
         worker.chunks.remove(chunk)
-        self._recover(chunk, event.lost)
+        self._recover(chunk, event.lost, None)
         self._offer(worker)
 
     def _on_capacity(self, event: CapacityChanged) -> None:
@@ -558,7 +600,16 @@ class Scheduler:
 
     # Time.
 
+    def _on_seen(self, event: WorkerSeen) -> None:
+        self._commands += self._watch.seen(event, self._now)
+
     def _on_tick(self, _event: Tick) -> None:
+        if self._agenda:
+            looks, again = self._watch.due(self._now)
+            self._commands += looks
+            for job, item in again:
+                job.give_back(item, item + 1)
+                self._enqueue(job)
         due = [at for at in self._restart_at if at <= self._now]
         self._restart_at = [at for at in self._restart_at if at > self._now]
         for _ in due:
@@ -621,6 +672,8 @@ class Scheduler:
                 wake = at if wake is None else min(wake, at)
         else:
             self._recall_at = None
+        if self._agenda:
+            wake = self._agenda[0][0] if wake is None else min(wake, self._agenda[0][0])
         self.wake_at = wake
 
     def _next_recall(self) -> float | None:

@@ -1,18 +1,25 @@
 """What the scheduler keeps of a job and of a worker."""
 
 import heapq
+import math
 from collections import deque
 
 from motorpool.messages import JobSubmitted
 from motorpool.scheduler.chunking import FIRST_WINDOW, Cost
+
+_NONE: frozenset[int] = frozenset()
+_NO_ATTEMPTS: dict[int, int] = {}
 
 
 class Job:
     """What is left of a job."""
 
     __slots__ = (
+        "attempts",
         "chunksize",
+        "control",
         "cost",
+        "dropped",
         "id",
         "is_open",
         "is_prompt",
@@ -36,6 +43,9 @@ class Job:
         self.returned: list[tuple[int, int]] = []  # ranges that came back, a heap
         self.singles: set[int] = set()  # of them, to be sent one by one
         self.chunksize = event.chunksize
+        self.control = event.control
+        self.dropped: frozenset[int] = _NONE  # cancelled while a worker held them
+        self.attempts = {} if event.control is not None else _NO_ATTEMPTS  # failed so far, by item
         self.cost: Cost = event.cost
         self.is_open = event.is_open
         self.is_queued = False
@@ -82,8 +92,31 @@ class Job:
 
     def give_back(self, start: int, stop: int) -> None:
         """Take back items that were sent and not begun."""
+        for item in sorted(self.dropped) if self.dropped else ():
+            if start <= item < stop:
+                self.dropped -= {item}
+                self.left -= 1
+                if start < item:
+                    heapq.heappush(self.returned, (start, item))
+                start = item + 1
         if start < stop:
             heapq.heappush(self.returned, (start, stop))
+
+    def drop(self, item: int) -> bool:
+        """Take a cancelled item out of the pending ones; False if a worker holds it."""
+        if item >= self.next:
+            begin, self.next = self.next, item + 1
+            self.give_back(begin, item)
+        elif part := next((part for part in self.returned if part[0] <= item < part[1]), None):
+            self.returned.remove(part)
+            heapq.heapify(self.returned)
+            self.give_back(part[0], item)
+            self.give_back(item + 1, part[1])
+        else:
+            self.dropped |= {item}
+            return False
+        self.left -= 1
+        return True
 
 
 class Worker:
@@ -95,11 +128,15 @@ class Worker:
         "is_killed",
         "is_leaving",
         "is_ready",
+        "late",
+        "look_again",
+        "look_at",
         "named",
         "news",
         "recalled",
         "since",
         "tasks_left",
+        "unwanted",
     )
 
     def __init__(self, worker: int, tasks: int | None) -> None:
@@ -113,6 +150,11 @@ class Worker:
         self.since = 0.0  # when what it runs began, or a little earlier
         self.named = -1.0  # the `since` of a slow task that was named
         self.recalled = False
+        self.look_at = math.inf  # when to see what it is at
+        self.look_again = 0.0  # seconds until the next look for what is unwanted
+        # Chunks with items that were cancelled; None for all of them.
+        self.unwanted: dict[int, set[int] | None] = {}
+        self.late: tuple[int, int, float] | None = None  # chunk, item, timeout it is killed for
 
     def has_unbegun(self) -> bool:
         """Tell whether it may hold items that it has not begun."""

@@ -73,9 +73,9 @@ class LimitedPage(Page):
         self.scale = Scale(self.memory_limit)
         self.leave: Callable[[], object] = bool  # until the worker is there
 
-    def at(self, index: int, upto: int) -> None:
+    def at(self, index: int, upto: int, now: float) -> None:
         """Items `index` to `upto` are about to be called."""
-        super().at(index, upto)
+        super().at(index, upto, now)
         if upto - index > 1:  # Items in bulk are noted here only.
             self._look()
 

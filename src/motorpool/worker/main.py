@@ -24,6 +24,7 @@ from motorpool.messages import (
     READY,
     RESULTS,
     RUN,
+    RUN_EXACTLY,
     SETUP,
     START_FAILED,
     STOP,
@@ -33,7 +34,7 @@ from motorpool.serialization import describe_failure, dump_result, dump_results,
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
 from motorpool.worker.page import Page
-from motorpool.worker.run import Pace, Running, caller, run_call, run_chunk
+from motorpool.worker.run import EXACT, Pace, Running, caller, run_call, run_chunk
 from motorpool.worker.stack import listen
 from motorpool.worker.threads import limit_threads
 
@@ -93,6 +94,7 @@ class Worker:
         self._first = 0
         self._sending = True
         self._recalled = False
+        self._is_loading = False
         self._definition_error: BaseException | None = None
         self.mirrors = Mirrors(self._ask)
 
@@ -105,7 +107,7 @@ class Worker:
                 self._call(frame)
                 continue
             kind, number, start, _stop, _extra, _seconds, payload = frame
-            if kind == RUN:
+            if kind in (RUN, RUN_EXACTLY):
                 self._run(frame)
             elif kind == FUNCTION:
                 self._functions[number] = (start, payload)
@@ -175,21 +177,28 @@ class Worker:
     # Chunks.
 
     def _run(self, frame: Frame) -> None:
-        _kind, chunk, start, stop, number, budget, payload = frame
+        kind, chunk, start, stop, number, budget, payload = frame
         began = perf_counter()
         self._chunk = chunk
         running = self._running = Running(start, stop)
         self._page.load(chunk, stop)
+        self._is_loading = True
         self._sending = False
         try:
             function = self._functions[number]
             if type(function) is not Function:
                 function = self._load_function(number, payload)
+            if kind == RUN_EXACTLY:
+                function = function._replace(pace=EXACT)
+                self._page.load_items(perf_counter())
             self._items = self._load(payload)
         except BaseException as error:
             self._sending = True
+            self._is_loading = False
             self._refuse(running, error)
         else:
+            self._is_loading = False
+            self._notice_recall()
             self._run_items(function, running, budget, began)
         self._running = None
         self._page.clear()
@@ -215,7 +224,7 @@ class Worker:
             self._sending = True
             self._refuse(Running(0, 1), error)
         else:
-            page.at(0, 1)
+            page.at(0, 1, began)
             value, raised = run_call(function.func, args, kwds)
             self._sending = True
             mixed, payload = dump_result(value, raised, function.func, (args, kwds), self._dumps)
@@ -257,9 +266,7 @@ class Worker:
             running.restart(running.index)
             self._page.restart()
             self._sending = False
-            if self._recalled:
-                self._recalled = False
-                self._on_recall(RECALL_SIGNAL, None)
+            self._notice_recall()
 
     def _dump_finished(self, running: Running) -> tuple[int, int, bool, bytes]:
         """Pickle the results that are not sent yet; return their range and `dump_results`'."""
@@ -340,13 +347,23 @@ class Worker:
             return
         self._sending = True
         self._hand_back_inbox()
-        begin, end = self._running.recall()
-        if begin < end:
-            self._send(HANDED_BACK, self._chunk, begin, end)
-        if self._running.has_unsent():
-            start, stop, mixed, payload = self._dump_finished(self._running)
-            self._send(PROGRESS, self._chunk, start, stop, int(mixed), 0.0, payload)
+        if self._is_loading:
+            # Not the chunk itself: items that are slow to load would go round
+            # the workers, each of which begins anew. It is shared once it is there.
+            self._recalled = True
+        else:
+            begin, end = self._running.recall()
+            if begin < end:
+                self._send(HANDED_BACK, self._chunk, begin, end)
+            if self._running.has_unsent():
+                start, stop, mixed, payload = self._dump_finished(self._running)
+                self._send(PROGRESS, self._chunk, start, stop, int(mixed), 0.0, payload)
         self._sending = False
+
+    def _notice_recall(self) -> None:
+        if self._recalled:
+            self._recalled = False
+            self._on_recall(RECALL_SIGNAL, None)
 
     def _hand_back_inbox(self) -> None:
         poll = select.poll()
@@ -355,7 +372,7 @@ class Worker:
             self._inbox.extend(self._reader.read())
         kept: list[Frame] = []
         for frame in self._inbox:
-            if frame[0] == RUN:
+            if frame[0] in (RUN, RUN_EXACTLY):
                 self._receiver.discard(frame[6])
                 self._send(RESULTS, frame[1], frame[2], frame[2], frame[3], 0.0, dumps([]))
             else:

@@ -5,6 +5,7 @@ and which results are safe. Nothing is ever freed by a dead worker: the memory
 is anonymous and goes with its last user.
 """
 
+import math
 import mmap
 import os
 import pickle
@@ -18,8 +19,9 @@ from motorpool.messages import IDLE, LOADING
 
 SIZE = 64 * 1024
 # Chunk, index, upto, end of the journal, descriptor that stacks are written to;
-# limit of memory, number of threads; size at which the worker outgrew the limit.
-_WORDS = 8
+# limit of memory, number of threads; size at which the worker outgrew the limit;
+# when the item began.
+_WORDS = 9
 _ORDERS = struct.Struct("<qq")
 _BEGIN = 8 * _WORDS
 _ENTRY = struct.Struct("<qq")
@@ -48,6 +50,7 @@ class Page:
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, SIZE)
         self._words = memoryview(self._map)[:_BEGIN].cast("q")
+        self._since = memoryview(self._map)[_BEGIN - 8 : _BEGIN].cast("d")
         self.full = False
         self._stop = 0
         self.expects_large = False  # as the last result was
@@ -56,6 +59,7 @@ class Page:
     def close(self) -> None:
         """Unmap the page."""
         self._words.release()
+        self._since.release()
         self._map.close()
 
     # The worker's side.
@@ -87,6 +91,8 @@ class Page:
         words = self._words
         words[1] = LOADING
         words[3] = _BEGIN
+        # Until its items are: what their function imports is not their time.
+        self._since[0] = math.inf
         words[0] = chunk
         self._stop = stop
         self.full = False
@@ -99,10 +105,16 @@ class Page:
         words[3] = _BEGIN
         words[0] = chunk
 
-    def at(self, index: int, upto: int) -> None:
+    def load_items(self, now: float) -> None:
+        """Note that the items are about to be unpickled."""
+        self._since[0] = now
+
+    def at(self, index: int, upto: int, now: float) -> None:
         """Items `index` to `upto` are about to be called."""
         words = self._words
         words[2] = upto
+        # Before the index: who reads an index finds its time, or a later one.
+        self._since[0] = now
         words[1] = index
 
     def restart(self) -> None:
@@ -143,6 +155,15 @@ class Page:
         self.expects_large = payload[0] == MARK or len(payload) > _LARGE * items
 
     # The parent's side.
+
+    def look(self) -> tuple[int, int, float]:
+        """Return the chunk and index that a living worker is at, and since when."""
+        words = self._words
+        for _ in range(100):
+            number, index, since = words[0], words[1], self._since[0]
+            if number == words[0] and index == words[1]:
+                return number, index, since
+        return IDLE, LOADING, 0.0  # It is so fast that nothing can be late.
 
     @property
     def stack_fd(self) -> int:

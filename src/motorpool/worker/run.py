@@ -29,7 +29,7 @@ class Journal(Protocol):
 
     full: bool
 
-    def at(self, index: int, upto: int) -> None:
+    def at(self, index: int, upto: int, now: float) -> None:
         """Items `index` to `upto` are about to be called."""
 
     def finished(self, index: int, value: object) -> None:
@@ -44,7 +44,7 @@ class NoJournal:
 
     full = False
 
-    def at(self, index: int, upto: int) -> None:
+    def at(self, index: int, upto: int, now: float) -> None:
         """Note nothing."""
 
     def finished(self, index: int, value: object) -> None:
@@ -126,6 +126,14 @@ class SharedRunning(Running):
         with self._lock:
             return super().take()
 
+    def halt(self, index: int | None) -> bool:
+        """Begin nothing more, if it is at item `index` alone, None for any; return whether so."""
+        with self._lock:
+            if index is not None and (self.index, self.upto) != (index, index + 1):
+                return False
+            super().recall()
+            return True
+
 
 class Pace:
     """The measured length of a function's items, in one worker."""
@@ -149,6 +157,22 @@ class Pace:
             self.seconds *= 0.5
         self.items += items
         self.seconds += seconds
+
+
+class _ExactPace(Pace):
+    """The pace of chunks whose items are never run in bulk."""
+
+    __slots__ = ()
+
+    def bulk_size(self) -> int:
+        """Return 1."""
+        return 1
+
+    def add(self, items: int, seconds: float) -> None:
+        """Learn nothing."""
+
+
+EXACT = _ExactPace()
 
 
 def caller(func: Callable[..., Any], style: int) -> Callable[[Any], Any]:
@@ -177,7 +201,7 @@ def run_chunk(
         if upto == running.index:
             break
         size = upto - running.index
-        journal.at(running.index, upto)
+        journal.at(running.index, upto, now)
         try:
             if size == 1:
                 value = call(next(items))

@@ -1,0 +1,166 @@
+"""What a caller may ask of tasks: time limits, further attempts, what an error does to a map."""
+
+import math
+import operator
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
+
+from motorpool.errors import MemoryLimitError, TaskTimeoutError, WorkerLostError
+from motorpool.messages import Control
+
+OnError = Literal["raise", "stop", "return", "skip"]
+ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
+
+DEFAULT_BACKOFF = 0.1
+
+
+class TaskOptions(TypedDict, total=False):
+    """Keywords of every method that submits tasks, and of `Pool`, where they set the default.
+
+    Attributes
+    ----------
+    timeout
+        Seconds that a task may run; one that runs longer fails with
+        `TaskTimeoutError`, and its worker is killed. Time in the queue does not
+        count, loading its item and sending its result does. None for the
+        pool's default, `math.inf` for no limit.
+    retries
+        How many more times a task is run if it fails. The last error has a note
+        that tells the number of attempts.
+    backoff
+        Seconds before the second attempt, 0.1 by default; doubled before each
+        one that follows, up to a minute. Meanwhile the worker does other work.
+    retry_on
+        Exception types after which a task is run again, one or a tuple; by
+        default `Exception`, which covers `WorkerLostError` and
+        `TaskTimeoutError`. An item that could not be sent or loaded was not
+        run, and fails at once.
+    """
+
+    timeout: float | None
+    retries: int | None
+    backoff: float | None
+    retry_on: ErrorTypes | None
+
+
+class MapOptions(TaskOptions, total=False):
+    """Keywords of methods that take many items: those of `TaskOptions`, and one more.
+
+    Attributes
+    ----------
+    on_error
+        What an item that fails does to the others. ``"raise"``, the default:
+        nothing; all are run, then the first error by position is raised.
+        ``"stop"``: the rest is cancelled, and the first error to come is raised
+        at once. ``"return"``: the exception stands among the results, in its
+        place. ``"skip"``: the item is left out. An iterator raises an error in
+        its place; it then goes on, or with ``"stop"`` cancels the rest.
+    """
+
+    on_error: OnError | None
+
+
+class Options(NamedTuple):
+    """Options with the pool's defaults filled in."""
+
+    timeout: float = math.inf
+    retries: int = 0
+    backoff: float = DEFAULT_BACKOFF
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    on_error: OnError = "raise"
+    control: Control | None = None
+
+    def updated(self, given: MapOptions | TaskOptions, caller: str) -> "Options":
+        """Return these options with those `given` to the method `caller` in their place."""
+        found: dict[str, Any] = {}
+        for name, value in given.items():
+            check = _CHECKS.get(name)
+            if check is None or (name == "on_error" and caller.startswith("apply")):
+                msg = f"{caller}() got an unexpected keyword argument {name!r}"
+                raise TypeError(msg)
+            if value is not None:
+                found[name] = check(value)
+        if not found:
+            return self
+        options = self._replace(**found)
+        return options._replace(control=_control(options))
+
+
+def _control(options: Options) -> Control | None:
+    if options.timeout == math.inf and not options.retries and options.on_error != "stop":
+        return None
+    return Control(
+        timeout=options.timeout,
+        retries=options.retries,
+        backoff=options.backoff,
+        retry_on=options.retry_on,
+        retries_lost=issubclass(WorkerLostError, options.retry_on),
+        retries_late=issubclass(TaskTimeoutError, options.retry_on),
+        retries_overrun=issubclass(MemoryLimitError, options.retry_on),
+    )
+
+
+def _check_timeout(value: Any) -> float:
+    seconds = _number("timeout", value)
+    if not seconds > 0:
+        msg = (
+            f"timeout is {value!r}; it is the seconds that a task may run, so it must be above 0. "
+            f"Leave it out for no limit."
+        )
+        raise ValueError(msg)
+    return seconds
+
+
+def _check_retries(value: Any) -> int:
+    try:
+        retries = operator.index(value)
+    except TypeError:
+        msg = f"retries must be an int, the number of further attempts, not {value!r}"
+        raise TypeError(msg) from None
+    if retries < 0:
+        msg = f"retries is {value!r}; it counts further attempts, so the least is 0"
+        raise ValueError(msg)
+    return retries
+
+
+def _check_backoff(value: Any) -> float:
+    seconds = _number("backoff", value)
+    if not 0 <= seconds < math.inf:
+        msg = f"backoff is {value!r}; it is the seconds before the second attempt, 0 or more"
+        raise ValueError(msg)
+    return seconds
+
+
+def _check_retry_on(value: Any) -> tuple[type[BaseException], ...]:
+    kinds = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+            msg = f"retry_on must be an exception type or a tuple of them, not {value!r}"
+            raise TypeError(msg)
+    return kinds
+
+
+def _check_on_error(value: Any) -> OnError:
+    choices = get_args(OnError)
+    if value not in choices:
+        msg = f"on_error must be one of {', '.join(map(repr, choices))}, not {value!r}"
+        raise ValueError(msg)
+    found: OnError = value
+    return found
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        msg = f"{name} must be a number of seconds, not {value!r}"
+        raise TypeError(msg)
+    return float(value)
+
+
+_CHECKS: dict[str, Any] = {
+    "timeout": _check_timeout,
+    "retries": _check_retries,
+    "backoff": _check_backoff,
+    "retry_on": _check_retry_on,
+    "on_error": _check_on_error,
+}
+
+DEFAULT = Options()
