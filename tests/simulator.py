@@ -119,8 +119,8 @@ class SimulatedWorker:
         if error is not None:
             is_full = True
             running.errors[upto - 1 - running.start] = error
-        if upto == index + 1 < self.chunk.stop and not is_full:
-            self._page[3][index] = index
+        if not is_full and (upto > index + 1 or upto < self.chunk.stop):
+            self._page[3].update((at, at) for at in range(index, upto))
         running.values.extend(range(index, upto))
         self._pace().add(upto - index, seconds)
         self._seconds += seconds

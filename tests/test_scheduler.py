@@ -51,7 +51,7 @@ from motorpool.scheduler import Cost, Scheduler
 from motorpool.scheduler.chunking import AHEAD_CHUNKS, BUDGET_SECONDS, FIRST_WINDOW, RECALL_SECONDS
 from motorpool.scheduler.machine import FIRST_BACKOFF_SECONDS, MOST_FAILED_STARTS
 from motorpool.scheduler.watch import MOST_BACKOFF_SECONDS
-from motorpool.worker.run import Pace, Running, run_chunk
+from motorpool.worker.run import NoJournal, Pace, Running, run_chunk
 from simulator import (
     HELD,
     PENDING,
@@ -1644,20 +1644,11 @@ def test_simulated_worker_splits_as_the_real_one_does(seed, monkeypatch):
         clock[0] += lengths[index]
         return index
 
-    class Journal:
-        full = False
-
-        def at(self, index, upto, now):
-            pass
-
-        def finished(self, index, value):
-            pass
-
     worker, pace, start = SimulatedWorker(1), Pace(), 0
     for number, size in enumerate([1, 5, 1500, 200, 700, 594]):
         stop = start + size
         running = Running(start, stop)
-        run_chunk(call, iter(range(start, stop)), running, BUDGET_SECONDS, pace, Journal())
+        run_chunk(call, iter(range(start, stop)), running, BUDGET_SECONDS, pace, NoJournal())
         worker.inbox.append((Chunk(number, 0, start, stop), BUDGET_SECONDS))
         worker.read()
         while worker.claim():

@@ -11,6 +11,7 @@ import pytest
 import motorpool
 import workloads
 from conftest import DEADLINE, eventually, outcome, outcomes
+from motorpool.worker.run import BULK_ITEMS
 
 DEATHS = {
     "sigkill": (-signal.SIGKILL, "SIGKILL"),
@@ -351,3 +352,60 @@ def test_pool_can_be_closed_right_after_a_death(make_process_pool, trace):
     pool.join()
 
     assert type(outcome(result)) is motorpool.WorkerLostError
+
+
+# Among items so short that they run in bulk
+
+
+MANY = 20_000
+LATE = 15_003  # by then every worker runs in bulk
+
+
+@pytest.mark.parametrize("how", ["sigkill", "exit"])
+@pytest.mark.parametrize("chunksize", [1, 500])
+def test_short_item_that_ends_its_worker_fails_alone(make_process_pool, trace, how, chunksize):
+    """However short the items are, those that are finished are not lost with their worker."""
+    pool = make_process_pool()
+    found = outcomes(pool.imap(deadly(trace, how, LATE), range(MANY), chunksize))
+    error = found.pop(LATE)
+
+    assert_lost(error, trace, how, LATE, LATE)
+    assert found == [n * n for n in range(MANY) if n != LATE]
+
+
+@pytest.mark.parametrize("how", ["segfault", "abort"])
+def test_crash_among_short_items_costs_one_bulk_run(make_process_pool, trace, how):
+    """A crash in C code takes no more along than the bulk run that it happens in."""
+    pool = make_process_pool()
+    found = outcomes(pool.imap(deadly(trace, how, LATE), range(MANY), 500))
+    lost = [n for n, value in enumerate(found) if value != n * n]
+
+    assert LATE in lost
+    assert len(found) == MANY
+    assert all(type(found[n]) is motorpool.WorkerLostError for n in lost)
+    assert lost == list(range(lost[0], lost[-1] + 1))
+    assert len(lost) <= BULK_ITEMS
+
+
+# Tasks that interfere with their worker
+
+
+def test_child_that_comes_back_from_a_task_ends(process_pool, worker_ids, tmp_path):
+    """A task that forks and returns twice gives one result, and the child runs nothing else."""
+    log = tmp_path / "log"
+    log.touch()
+    forking = functools.partial(workloads.fork_on, str(log), BAD)
+
+    assert finished(process_pool.map_async(forking, range(100), 100)) == list(range(100))
+    assert sorted(map(int, log.read_text().split())) == list(range(100))
+    assert_full_width(process_pool, worker_ids)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("chunksize", [1, 100])
+def test_task_that_closes_all_descriptors_loses_nothing(process_pool, worker_ids, chunksize):
+    """A worker that cannot send any more leaves its results to the parent, and is replaced."""
+    closing = functools.partial(workloads.close_descriptors_on, BAD)
+
+    assert finished(process_pool.map_async(closing, range(100), chunksize)) == list(range(100))
+    assert_full_width(process_pool, worker_ids)

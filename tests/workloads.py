@@ -482,6 +482,21 @@ def note_run_and_die_on(path, bad, item):
     return item
 
 
+def fork_on(path, bad, item):
+    """Append a line to the file at `path` and return `item`, at the `bad` one in a child too."""
+    note_run(path, item)
+    if item == bad:
+        os.fork()
+    return item
+
+
+def close_descriptors_on(bad, item):
+    """Return `item`; at the `bad` one, close every descriptor but the standard ones."""
+    if item == bad:
+        os.closerange(3, 4096)
+    return item
+
+
 def die_on_multiples(divisor, item):
     """Return the square of `item`; multiples of `divisor` end the process."""
     if item % divisor == 0:

@@ -11,6 +11,7 @@ from motorpool.errors import (
 )
 from motorpool.messages import Failure
 from motorpool.serialization import load_tolerantly, loads, unpack_error
+from motorpool.worker.page import entries
 
 
 def rebuild(failure: Failure, index: int | None = None) -> BaseException:
@@ -84,6 +85,31 @@ def load_results(
         if error is not None:
             errors[offset] = _not_loaded(error, start + offset)
     return values, errors
+
+
+def load_noted(payload: bytes, start: int) -> tuple[list[Any], dict[int, BaseException] | None]:
+    """Return what `load_results` returns, of results that were sent as a worker's journal."""
+    values: list[Any] = []
+    try:
+        for _, _, pickled in entries(payload):
+            values += loads(pickled)
+    except Exception:
+        return _load_noted_tolerantly(payload, start)
+    return values, None
+
+
+def _load_noted_tolerantly(
+    payload: bytes, start: int
+) -> tuple[list[Any], dict[int, BaseException] | None]:
+    values: list[Any] = []
+    errors: dict[int, BaseException] = {}
+    for _, _, pickled in entries(payload):
+        at = len(values)
+        some, broken = load_results(bytes(pickled), start + at, mixed=False)
+        values += some
+        if broken:
+            errors.update((at + offset, error) for offset, error in broken.items())
+    return values, errors or None
 
 
 def _not_loaded(error: BaseException, index: int) -> ResultNotLoadedError:

@@ -26,7 +26,8 @@ RESULTS = 18  # start, stop; extra: where the chunk ended; seconds; payload: lis
 MIXED_RESULTS = 19  # the same, but payload: (values, {offset: Failure})
 HANDED_BACK = 20  # start, stop: not begun, no longer part of the chunk
 NOT_LOADED = 21  # start, stop: no item was run; payload: Failure
-PROGRESS = 23  # as RESULTS, or as MIXED_RESULTS if extra is 1; the chunk goes on; 0 s: unknown
+NOTED_RESULTS = 26  # as RESULTS, but payload: a journal (`worker/page.py`)
+PROGRESS = 23  # as the kind that `extra` is; the chunk goes on; 0 s: unknown
 NEED = 22  # payload: (module, name or None)
 
 # What `worker/remote.py` answers beyond these.

@@ -34,7 +34,7 @@ from motorpool.engines.overrun import MemoryWatch, explain_refusals, log_outgrow
 from motorpool.engines.stacks import Target, ask_stacks
 from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
-from motorpool.failures import load_results, rebuild
+from motorpool.failures import load_noted, load_results, rebuild
 from motorpool.memory import OOM_KILLS, Gauge
 from motorpool.messages import (
     ANSWER,
@@ -47,6 +47,7 @@ from motorpool.messages import (
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
+    NOTED_RESULTS,
     PROGRESS,
     READY,
     RESULTS,
@@ -536,7 +537,7 @@ class ProcessEngine:
 
     def _event(self, worker: _Worker, frame: Frame) -> Event | StartFailed | None:
         kind, number, start, stop, _extra, _seconds, payload = frame
-        if kind in (RESULTS, MIXED_RESULTS, PROGRESS):
+        if kind in (RESULTS, MIXED_RESULTS, NOTED_RESULTS, PROGRESS):
             return self._results(worker, frame)
         if kind == HANDED_BACK:
             return ItemsHandedBack(worker.number, number, start, stop)
@@ -554,16 +555,23 @@ class ProcessEngine:
 
     def _results(self, worker: _Worker, frame: Frame) -> Event:
         kind, number, start, stop, extra, seconds, payload = frame
-        buffers: list[memoryview] = []
-        if payload[0] == MARK:
-            payload, buffers = self._exchange.receiver.open(payload)
-        mixed = kind == MIXED_RESULTS or (kind == PROGRESS and extra == 1)
-        values, errors = load_results(payload, start, buffers, mixed=mixed)
+        form = extra if kind == PROGRESS else kind
+        values, errors = self._load_results(form, payload, start)
         if errors and self._limits.memory:
             explain_refusals(errors, self._limits.memory)
         if kind == PROGRESS:
             return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
         return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
+
+    def _load_results(
+        self, form: int, payload: bytes, start: int
+    ) -> tuple[list[Any], dict[int, BaseException] | None]:
+        if form == NOTED_RESULTS:
+            return load_noted(payload, start)
+        buffers: list[memoryview] = []
+        if payload[0] == MARK:
+            payload, buffers = self._exchange.receiver.open(payload)
+        return load_results(payload, start, buffers, mixed=form == MIXED_RESULTS)
 
     def _answer(self, worker: _Worker, module: str, name: str | None) -> None:
         from motorpool import wanted

@@ -5,6 +5,7 @@ import select
 import signal
 import sys
 from collections import deque
+from contextlib import suppress
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from motorpool.messages import (
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
+    NOTED_RESULTS,
     PROGRESS,
     READY,
     RESULTS,
@@ -33,6 +35,7 @@ from motorpool.mirror import Mirrors, define
 from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
+from motorpool.worker.last_words import before_the_end
 from motorpool.worker.page import Page
 from motorpool.worker.run import EXACT, Pace, Running, caller, run_call, run_chunk
 from motorpool.worker.stack import listen
@@ -101,6 +104,8 @@ class Worker:
     def serve(self) -> None:
         """Work until STOP, or until the parent is gone."""
         signal.signal(RECALL_SIGNAL, self._on_recall)
+        before_the_end(self._page.last_words)
+        os.register_at_fork(after_in_child=self._forget_parent)
         self.mirrors.install()
         while (frame := self._next()) is not None and frame[0] != STOP:
             if frame[0] == CALL:
@@ -117,6 +122,14 @@ class Worker:
                 self._forget(number)
             elif kind == SETUP and not self._set_up(loads(payload)):
                 return
+
+    def _forget_parent(self) -> None:
+        """In a child that a task forked: have nothing to do with the parent."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            self._page.part()
+            with suppress(OSError):
+                os.close(fd)
 
     def _next(self) -> Frame | None:
         while not self._inbox:
@@ -232,8 +245,12 @@ class Worker:
             kind = MIXED_RESULTS if mixed else RESULTS
             seconds = perf_counter() - began
             data = HEADER.pack(len(payload), kind, chunk, 0, 1, 1, seconds) + payload
-            if (written := os.write(self._fd, data)) < len(data):
-                write_all(self._fd, [memoryview(data)[written:]])
+            try:
+                if (written := os.write(self._fd, data)) < len(data):
+                    write_all(self._fd, [memoryview(data)[written:]])
+            except OSError:
+                page.keep(kind, 0, 1, payload)
+                raise
         self._running = None
         page.clear()
         if self._recalled:
@@ -247,8 +264,8 @@ class Worker:
         while True:
             run_chunk(function.call, left, running, rest, function.pace, self._page)
             self._sending = True
-            start, stop, mixed, payload = self._dump_finished(running)
-            if self._page.expects_large:
+            start, stop, kind, payload = self._dump_finished(running)
+            if self._page.expects_large and kind != NOTED_RESULTS:
                 self._page.expect(payload, stop - start)
             now = perf_counter()
             seconds = now - began
@@ -258,24 +275,34 @@ class Worker:
                 # Shared memory among them is free for use when the parent reads the results.
                 left = self._items = None
                 running.values, running.errors = [], {}
-                kind = MIXED_RESULTS if mixed else RESULTS
-                self._send(kind, self._chunk, start, stop, running.end, seconds, payload)
+                self._send_results(kind, kind, start, stop, running.end, seconds, payload)
                 return
-            self._send(PROGRESS, self._chunk, start, stop, int(mixed), seconds, payload)
+            self._send_results(PROGRESS, kind, start, stop, kind, seconds, payload)
             began = now
             running.restart(running.index)
             self._page.restart()
             self._sending = False
             self._notice_recall()
 
-    def _dump_finished(self, running: Running) -> tuple[int, int, bool, bytes]:
-        """Pickle the results that are not sent yet; return their range and `dump_results`'."""
+    def _send_results(self, kind: int, form: int, start: int, stop: int, *others: Any) -> None:
+        try:
+            self._send(kind, self._chunk, start, stop, *others)
+        except OSError:  # A task has closed our descriptor.
+            self._page.keep(form, start, stop, others[-1])
+            raise
+
+    def _dump_finished(self, running: Running) -> tuple[int, int, int, Any]:
+        """Pickle what is not sent yet; return the range, the kind of frame and its payload."""
+        start, stop = running.unsent()
+        if (noted := self._page.noted(start, stop)) is not None:
+            running.sent = stop - running.start
+            return start, stop, NOTED_RESULTS, noted
         start, values, errors = running.take()
         stop = start + len(values)
         items = self._items[start - self._first : stop - self._first]
         func = self._function_run
-        dumped = dump_results(values, errors, func, os.getpid(), items, self._dumps)
-        return start, stop, *dumped
+        mixed, payload = dump_results(values, errors, func, os.getpid(), items, self._dumps)
+        return start, stop, MIXED_RESULTS if mixed else RESULTS, payload
 
     def _refuse(self, running: Running, error: BaseException) -> None:
         if self._definition_error is not None:
@@ -356,8 +383,8 @@ class Worker:
             if begin < end:
                 self._send(HANDED_BACK, self._chunk, begin, end)
             if self._running.has_unsent():
-                start, stop, mixed, payload = self._dump_finished(self._running)
-                self._send(PROGRESS, self._chunk, start, stop, int(mixed), 0.0, payload)
+                start, stop, kind, payload = self._dump_finished(self._running)
+                self._send(PROGRESS, self._chunk, start, stop, kind, 0.0, payload)
         self._sending = False
 
     def _notice_recall(self) -> None:
@@ -436,6 +463,13 @@ def work(
         from motorpool.worker.limited import LimitedPage, LimitedWorker
 
         limited = LimitedPage(page)
-        LimitedWorker(fd, limited, arena, lifeline, tracker, initializer).serve()
+        worker: Worker = LimitedWorker(fd, limited, arena, lifeline, tracker, initializer)
     else:
-        Worker(fd, shared, arena, lifeline, tracker, initializer).serve()
+        worker = Worker(fd, shared, arena, lifeline, tracker, initializer)
+    pid = os.getpid()
+    try:
+        worker.serve()
+    except OSError:
+        if os.getpid() == pid:
+            raise
+        # A child that a task forked has come back from the task: it ends like any program.

@@ -15,16 +15,21 @@ from contextlib import suppress
 from typing import Any
 
 from motorpool.buffers import MARK
-from motorpool.messages import IDLE, LOADING
+from motorpool.messages import IDLE, LOADING, RESULTS
+from motorpool.serialization import dumps
 
-SIZE = 64 * 1024
+# Memory that nobody has written to takes no room.
+SIZE = 1024 * 1024
 # Chunk, index, upto, end of the journal, descriptor that stacks are written to;
 # limit of memory, number of threads; size at which the worker outgrew the limit;
 # when the item began.
 _WORDS = 9
 _ORDERS = struct.Struct("<qq")
 _BEGIN = 8 * _WORDS
-_ENTRY = struct.Struct("<qq")
+# Of an entry in the journal: the first item, how many there are, and the length of the pickle,
+# of a list of results, or of one result if the number is `_ALONE`.
+_ENTRY = struct.Struct("<qqq")
+_ALONE = -1
 # A result this large is sent at once rather than noted and then sent.
 _LARGE = 4096
 
@@ -54,7 +59,17 @@ class Page:
         self.full = False
         self._stop = 0
         self.expects_large = False  # as the last result was
+        # Of a bulk run: where its results go, how many were there before, and its first item.
+        self._values: list[Any] | None = None
+        self._before = self._index = 0
+        self._bulk = (0, 0)  # the last range of results noted in bulk, and where it begins
+        self._bulk_at = _BEGIN
         self.clear()
+
+    def part(self) -> None:
+        """In a child that a task forked: write to memory of its own, and run no other item."""
+        Page.__init__(self, -1)
+        self.full = True
 
     def close(self) -> None:
         """Unmap the page."""
@@ -95,6 +110,7 @@ class Page:
         self._since[0] = math.inf
         words[0] = chunk
         self._stop = stop
+        self._bulk = (0, 0)
         self.full = False
 
     def call(self, chunk: int) -> None:
@@ -120,10 +136,12 @@ class Page:
     def restart(self) -> None:
         """Forget the results noted so far: they were sent."""
         self._words[3] = _BEGIN
+        self._bulk = (0, 0)
         self.full = False
 
     def failed(self) -> None:
         """Have the results so far sent: an exception is not noted here."""
+        self.bulk_finished()
         self.full = True
 
     def finished(self, index: int, value: object) -> None:
@@ -141,14 +159,75 @@ class Page:
         except Exception:
             self.full = True
             return
-        begin = self._words[3]
-        end = begin + _ENTRY.size + len(pickled)
-        if len(pickled) > _LARGE or end > SIZE:
+        if len(pickled) > _LARGE or not self._append(index, _ALONE, pickled):
             self.full = True
             self.expects_large = len(pickled) > _LARGE
+
+    def bulk(self, values: list[Any]) -> None:
+        """Take note that `values` is about to grow by the results of all that is begun."""
+        self._before = len(values)
+        self._index = self._words[1]
+        self._values = values
+
+    def bulk_finished(self) -> None:
+        """Note the results of a bulk run together, if there is one."""
+        if self._values is not None:
+            self._note_bulk()
+            self._values = None
+
+    def last_words(self) -> None:
+        """Note what a bulk run has finished so far: the item that it is at may be its last."""
+        if self._values is not None:
+            self._note_bulk()
+            Page.at(self, self._index, self._index + 1)
+
+    def keep(self, kind: int, start: int, stop: int, payload: bytes) -> None:
+        """Note the payload of a frame that could not be sent."""
+        if kind == RESULTS and payload[0] != MARK:
+            self.restart()
+            self._append(start, stop - start, payload)
+
+    def _note_bulk(self) -> None:
+        values = self._values
+        assert values is not None  # noqa: S101 - for the type checker
+        new = values[self._before :]
+        first, at = self._index, self._words[3]
+        self._before += len(new)
+        self._index += len(new)
+        if self.expects_large:
+            self.full = True
             return
-        self._map[begin:end] = _ENTRY.pack(index, len(pickled)) + pickled
+        try:
+            pickled = dumps(new)
+        except Exception:
+            self.full = True
+            return
+        if not self._append(first, len(new), pickled):
+            self.full = True
+            self.expects_large = len(pickled) > _LARGE * len(new)
+            return
+        start, stop = self._bulk
+        if not start < stop == first:
+            start, self._bulk_at = first, at
+        self._bulk = start, self._index
+
+    def _append(self, index: int, count: int, pickled: bytes) -> bool:
+        length = len(pickled)
+        begin = self._words[3]
+        middle = begin + _ENTRY.size
+        end = middle + length
+        if end > SIZE:
+            return False
+        _ENTRY.pack_into(self._map, begin, index, count, length)
+        self._map[middle:end] = pickled
         self._words[3] = end
+        return True
+
+    def noted(self, start: int, stop: int) -> memoryview | None:
+        """Return the entries of these items, which need not be pickled again; None if it cannot."""
+        if self._bulk != (start, stop):
+            return None
+        return memoryview(self._map)[self._bulk_at : self._words[3]]
 
     def expect(self, payload: bytes, items: int) -> None:
         """Learn from the results of `items` that are being sent how large the next may be."""
@@ -179,15 +258,27 @@ class Page:
         """Return the chunk that is being run, or `IDLE`, and the item, or `LOADING`."""
         return self._words[0], self._words[1]
 
-    def read(self, loads: Callable[[bytes], Any]) -> tuple[int, int, int, dict[int, Any]]:
+    def read(self, loads: Callable[[Any], Any]) -> tuple[int, int, int, dict[int, Any]]:
         """Return number, index and upto of a dead worker's chunk, and the results noted."""
         number, index, upto, end = self._words[:4].tolist()
         finished: dict[int, Any] = {}
-        at = _BEGIN
-        while at < min(end, SIZE) and number != IDLE:
-            item, length = _ENTRY.unpack_from(self._map, at)
-            at += _ENTRY.size
+        if number == IDLE:
+            return number, index, upto, finished
+        for item, count, pickled in entries(self._map[_BEGIN : min(end, SIZE)]):
             with suppress(Exception):  # What is not rebuilt counts as lost.
-                finished[item] = loads(self._map[at : at + length])
-            at += length
+                value = loads(pickled)
+                finished.update([(item, value)] if count == _ALONE else enumerate(value, item))
         return number, index, upto, finished
+
+
+def entries(journal: bytes) -> list[tuple[int, int, memoryview]]:
+    """Return the entries of a journal: first item, number of items, pickle."""
+    view = memoryview(journal)
+    found = []
+    at, end = 0, len(view)
+    while at < end:
+        item, count, length = _ENTRY.unpack_from(view, at)
+        at += _ENTRY.size
+        found.append((item, count, view[at : at + length]))
+        at += length
+    return found

@@ -20,8 +20,10 @@ from motorpool.messages import CALL_ARGUMENTS, CALL_STAR
 BULK_SECONDS = 10e-6
 # A bulk run starts only after this many items of the function ran one by one.
 BULK_AFTER = 1000
-# The clock is looked at about this often during a bulk run.
-BULK_SLICE_SECONDS = 0.5e-3
+# So many items, or so much work, make one bulk run. A crash in C code in the midst
+# of one takes along what that run has finished.
+BULK_ITEMS = 1024
+BULK_RUN_SECONDS = 0.1e-3
 
 
 class Journal(Protocol):
@@ -38,6 +40,12 @@ class Journal(Protocol):
     def failed(self) -> None:
         """Note that an item raised; `full` may turn true."""
 
+    def bulk(self, values: list[Any]) -> None:
+        """Take note that `values` is about to grow by the results of all that is begun."""
+
+    def bulk_finished(self) -> None:
+        """Note these results; `full` may turn true."""
+
 
 class NoJournal:
     """For workers whose death is everybody's."""
@@ -51,6 +59,12 @@ class NoJournal:
         """Note nothing."""
 
     def failed(self) -> None:
+        """Note nothing."""
+
+    def bulk(self, values: list[Any]) -> None:
+        """Note nothing."""
+
+    def bulk_finished(self) -> None:
         """Note nothing."""
 
 
@@ -79,6 +93,10 @@ class Running:
     def has_unsent(self) -> bool:
         """Tell whether there are results that `take` would give."""
         return len(self.values) > self.sent
+
+    def unsent(self) -> tuple[int, int]:
+        """Return the range of the results that `take` would give."""
+        return self.start + self.sent, self.start + len(self.values)
 
     def take(self) -> tuple[int, list[Any], dict[int, BaseException]]:
         """Take the results that are not sent yet: the first's index, values, errors by offset."""
@@ -148,7 +166,9 @@ class Pace:
         """Return how many items to run without looking up, 1 while little is known."""
         if self.items < BULK_AFTER or self.seconds >= BULK_SECONDS * self.items:
             return 1
-        return max(1, int(BULK_SLICE_SECONDS * self.items / max(self.seconds, 1e-9)))
+        if self.items * BULK_RUN_SECONDS > BULK_ITEMS * self.seconds:
+            return BULK_ITEMS
+        return int(BULK_RUN_SECONDS * self.items / self.seconds)
 
     def add(self, items: int, seconds: float) -> None:
         """Learn from `items` that took `seconds`; the far past counts for less."""
@@ -208,14 +228,16 @@ def run_chunk(
                 journal.finished(running.index, value)
                 values.append(value)
             else:
+                journal.bulk(values)
                 values.extend(map(call, islice(items, size)))
                 if len(values) < upto - start:
                     # `extend` takes a StopIteration out of the task for the end of the items.
                     raise StopIteration  # noqa: TRY301 - as if the call had raised it
+                journal.bulk_finished()
         except BaseException as error:
+            journal.failed()
             errors[len(values)] = _without_our_frames(error)
             values.append(None)
-            journal.failed()
         before, now = now, perf_counter()
         done = start + len(values)
         pace.add(done - running.index, now - before)
