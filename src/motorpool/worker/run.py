@@ -23,7 +23,7 @@ BULK_AFTER = 1000
 # So many items, or so much work, make one bulk run. A crash in C code in the midst
 # of one takes along what that run has finished.
 BULK_ITEMS = 1024
-BULK_RUN_SECONDS = 0.1e-3
+BULK_RUN_SECONDS = 0.2e-3
 
 
 class Journal(Protocol):
