@@ -387,6 +387,19 @@ def test_crash_among_short_items_costs_one_bulk_run(make_process_pool, trace, ho
     assert len(lost) <= BULK_ITEMS
 
 
+def test_short_items_are_not_run_twice_after_a_harmless_signal(make_process_pool, tmp_path):
+    """A task that sends a signal and lives has not ended the bulk run that it is in."""
+    pool = make_process_pool(1)
+    log = tmp_path / "log"
+    log.touch()
+    function = functools.partial(workloads.signal_itself_and_die_on, str(log), LATE)
+    found = outcomes(pool.imap(function, range(MANY), MANY))
+    runs = [int(line) for line in log.read_text().split()]
+
+    assert type(found[LATE]) is motorpool.WorkerLostError
+    assert sorted(runs) == sorted(set(runs))
+
+
 # Tasks that interfere with their worker
 
 

@@ -20,17 +20,22 @@ _ENDINGS = (
 )
 
 
-def before_the_end(note: Callable[[], None]) -> None:
-    """Call `note` from now on before each call that may be this process's last."""
+def before_the_end(note: Callable[[], None], go_on: Callable[[], None]) -> None:
+    """Call `note` from now on before each call that may be the last, `go_on` if it was not."""
     for module, name in _ENDINGS:
-        setattr(module, name, _after(note, getattr(module, name), module.__name__))
+        setattr(module, name, _between(note, go_on, getattr(module, name), module.__name__))
 
 
-def _after(note: Callable[[], None], function: Any, module: str) -> Any:
+def _between(
+    note: Callable[[], None], go_on: Callable[[], None], function: Any, module: str
+) -> Any:
     @functools.wraps(function)
     def noting(*args: Any, **kwargs: Any) -> Any:
         note()
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            go_on()
 
     noting.__module__ = module  # where pickle finds it
     return noting

@@ -104,7 +104,7 @@ class Worker:
     def serve(self) -> None:
         """Work until STOP, or until the parent is gone."""
         signal.signal(RECALL_SIGNAL, self._on_recall)
-        before_the_end(self._page.last_words)
+        before_the_end(self._page.last_words, self._page.go_on)
         os.register_at_fork(after_in_child=self._forget_parent)
         self.mirrors.install()
         while (frame := self._next()) is not None and frame[0] != STOP:

@@ -61,7 +61,7 @@ class Page:
         self.expects_large = False  # as the last result was
         # Of a bulk run: where its results go, how many were there before, and its first item.
         self._values: list[Any] | None = None
-        self._before = self._index = 0
+        self._before = self._index = self._upto = 0
         self._bulk = (0, 0)  # the last range of results noted in bulk, and where it begins
         self._bulk_at = _BEGIN
         self.clear()
@@ -179,7 +179,14 @@ class Page:
         """Note what a bulk run has finished so far: the item that it is at may be its last."""
         if self._values is not None:
             self._note_bulk()
-            Page.at(self, self._index, self._index + 1)
+            self._upto = self._words[2]
+            self._words[2] = self._index + 1
+            self._words[1] = self._index
+
+    def go_on(self) -> None:
+        """Take note that it was not: the bulk run goes on."""
+        if self._values is not None:
+            self._words[2] = self._upto
 
     def keep(self, kind: int, start: int, stop: int, payload: bytes) -> None:
         """Note the payload of a frame that could not be sent."""
