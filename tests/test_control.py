@@ -162,8 +162,19 @@ def test_timeout_error_tells_the_facts(process_pool, tmp_path):
         assert "ignores SIGTERM" in each.item
         for fact in (str(each.pid), "item 0", "ignores SIGTERM", each.function, "0.3 s"):
             assert fact in str(each)
-    error.stack = "File x, line 1"
-    assert "File x, line 1" in str(error)
+
+
+@pytest.mark.parametrize("how", ["ignores SIGTERM", "holds the interpreter's lock"])
+def test_timeout_error_shows_where_the_task_was(process_pool, tmp_path, how):
+    """The error has the stack of the task at its end, be it in C code."""
+    result = process_pool.apply_async(
+        workloads.write_pid_and_be_stubborn, (str(tmp_path / "pid"), how), timeout=SHORT
+    )
+    error = outcome(result)
+
+    for text in (error.stack, str(error), str(pickle.loads(pickle.dumps(error)))):
+        assert "in write_pid_and_be_stubborn" in text
+        assert "workloads.py" in text
 
 
 def test_timeout_error_is_caught_as_any_timeout():

@@ -41,7 +41,7 @@ def heading_above(page, position):
     return re.sub(r"\W+", "-", headings[-1].lower())
 
 
-PAGES = ("README.md", "docs/engines.md", "docs/limits.md")
+PAGES = ("README.md", "docs/control.md", "docs/engines.md", "docs/limits.md")
 
 
 def scripts(name):

@@ -390,6 +390,16 @@ def test_item_that_comes_back_cancelled_is_dropped():
     ]
 
 
+def test_job_of_which_all_is_cancelled_ends_with_its_worker():
+    """Cancelled items that come back from a lost worker are the last of their job."""
+    bench = Bench(1)
+    (sent,) = bench.submit(2, 2)
+    bench(JobCancelled(0, kill=True, item=0))
+    bench(JobCancelled(0, kill=True, item=1))
+
+    assert FinishJob(0) in bench(lost(sent, at=False))
+
+
 def test_cancelled_chunk_behind_another_is_recalled():
     """What was sent ahead of a cancelled job comes back before it is run."""
     bench = Bench(1)

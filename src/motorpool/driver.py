@@ -39,7 +39,7 @@ from motorpool.errors import (
 )
 from motorpool.feeder import Buffer, Feeder
 from motorpool.jobs import Job, Record, failed_error, start_error
-from motorpool.looking import look, stack_of, task_of, tell_slow
+from motorpool.looking import LateStacks, look, stack_of, task_of, tell_slow
 from motorpool.lookout import LOOK_SECONDS, Lookout
 from motorpool.messages import (
     CALL_ARGUMENTS,
@@ -108,6 +108,7 @@ class Driver:
         self._batch: CallBatch | None = None
         self._driving = threading.Lock()
         self._sleepers: deque[Any] = deque()
+        self._late_stacks = LateStacks()
         self._abandoned: deque[tuple[int, BaseException | None]] = deque()
         self._released: deque[object] = deque()
         # Drops a reference to the pool, perhaps the last, at a moment when no lock is held.
@@ -563,6 +564,8 @@ class Driver:
             self._handle(seen)
 
     def _kill_worker(self, command: KillWorker) -> None:
+        if command.item is not None:
+            self._late_stacks.take(command.worker, self.engine)
         spared = self.engine.kill_worker(*command)
         if spared is not None:
             self._handle(spared)
@@ -588,7 +591,7 @@ class Driver:
     def _fail_item(self, command: FailItem) -> None:
         job = self._jobs.get(command.job)
         if job is not None:
-            error = failed_error(command, job)
+            error = failed_error(command, job, self._late_stacks.of)
             job.record.fail(command.item, error)
             self._delivered(job, command.item, 1)
             if job.record.stops:

@@ -1,5 +1,6 @@
 """What the driver keeps of a job, and the errors of items that no worker can answer for."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from motorpool.describe import function_name, short_repr
@@ -55,9 +56,13 @@ def start_error(error: BaseException | None, message: str = "") -> MotorpoolErro
     return started
 
 
-def failed_error(command: FailItem, job: Job) -> BaseException:
-    """Return the error of an item that failed for good."""
+def failed_error(
+    command: FailItem, job: Job, stack_of: Callable[[int], str | None]
+) -> BaseException:
+    """Return the error of an item that failed for good; `stack_of` a worker that was late."""
     error = command.error or _lost_error(command, job)
+    if isinstance(error, TaskTimeoutError) and command.lost is not None:
+        error.stack = stack_of(command.lost.worker)
     if command.attempts > 1:
         note(error, f"the last of {command.attempts} attempts")
     return error

@@ -14,6 +14,12 @@ from motorpool.stacks import Stacks, WorkerStack
 
 # How often to look, while workers change what they run in the meantime.
 LOOKS = 3
+# After a worker that took longer than this to show its stack, others are not
+# asked for so long.
+PROMPT_SECONDS = 0.1
+PAUSE_SECONDS = 5.0
+# Of workers that were spared in the end.
+MOST_STACKS = 1000
 
 
 def look(lock: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]) -> Stacks:
@@ -72,6 +78,33 @@ def stack_of(worker: int, engine: Engine) -> str:
     worker does not answer.
     """
     return engine.ask_stacks([worker])()[0][0]
+
+
+class LateStacks:
+    """The stacks of workers that are about to be killed because a task of theirs is late."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[int, str] = {}
+        self._next = 0.0
+
+    def take(self, worker: int, engine: Engine) -> None:
+        """Take the stack of what a worker runs; not if others did not answer just now.
+
+        Else many workers that are stopped would hold up each other's end.
+        """
+        began = time.monotonic()
+        if began < self._next:
+            self._stacks.pop(worker, None)
+            return
+        self._stacks[worker] = stack_of(worker, engine)
+        if time.monotonic() - began > PROMPT_SECONDS:
+            self._next = time.monotonic() + PAUSE_SECONDS
+        while len(self._stacks) > MOST_STACKS:
+            del self._stacks[next(iter(self._stacks))]
+
+    def of(self, worker: int) -> str | None:
+        """Return the stack that was taken of a worker that is lost now, None if there is none."""
+        return self._stacks.pop(worker, None)
 
 
 def tell_slow(task: WorkerStack) -> None:

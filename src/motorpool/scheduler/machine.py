@@ -271,6 +271,13 @@ class Scheduler:
             job.is_queued = True
             heapq.heappush(self._queue, job.id)
 
+    def _take_back(self, job: Job, start: int, stop: int) -> None:
+        """Have items that were sent and not begun be pending again."""
+        job.give_back(start, stop)
+        self._enqueue(job)
+        if not job.left:  # The last ones were cancelled meanwhile.
+            self._finish_if_done(job)
+
     def _finish_if_done(self, job: Job) -> None:
         if not job.left and not job.is_open and self.jobs.pop(job.id, None) is not None:
             self._commands.append(FinishJob(job.id))
@@ -378,9 +385,8 @@ class Scheduler:
             done = event.stop - start
             if done:
                 job.cost.add(done, event.seconds)
-                self._deliver(job, start, event.values, event.errors)
-            job.give_back(event.stop, stop)
-            self._enqueue(job)
+                self._deliver(job, start, event)
+            self._take_back(job, event.stop, stop)
             self._finish_if_done(job)
         self._offer(worker)
 
@@ -394,25 +400,24 @@ class Scheduler:
             done = event.stop - event.start
             if event.seconds:
                 job.cost.add(done, event.seconds)
-            self._deliver(job, event.start, event.values, event.errors)
+            self._deliver(job, event.start, event)
         chunk[2] = event.stop
         worker.since = self._now
 
-    def _deliver(
-        self, job: Job, start: int, values: Any, errors: dict[int, BaseException] | None
-    ) -> None:
+    def _deliver(self, job: Job, begin: int, event: ChunkDone | ChunkProgressed) -> None:
+        values, errors = event.values, event.errors
         if not errors or job.control is None:
-            self._commands.append(Deliver(job.id, start, values, errors))
-            job.left -= len(values)
+            self._commands.append(Deliver(job.id, begin, values, errors))
+            job.left -= event.stop - begin
             return
         # Errors apart, each as the last of its item's attempts or not at all.
         first = 0
         for offset in [*sorted(errors), len(values)]:
             if first < offset:
-                self._commands.append(Deliver(job.id, start + first, values[first:offset], None))
+                self._commands.append(Deliver(job.id, begin + first, values[first:offset], None))
                 job.left -= offset - first
             if offset < len(values):
-                self._fail(job, FailItem(job.id, start + offset, errors[offset], None))
+                self._fail(job, FailItem(job.id, begin + offset, errors[offset], None))
             first = offset + 1
 
     def _on_handed_back(self, event: ItemsHandedBack) -> None:
@@ -423,8 +428,7 @@ class Scheduler:
         job = self.jobs.get(chunk[1])
         self._return_tasks(worker, chunk, event.start, chunk[3])
         if job is not None:
-            job.give_back(event.start, chunk[3])
-            self._enqueue(job)
+            self._take_back(job, event.start, chunk[3])
         chunk[3] = event.start
 
     def _on_refused(self, event: ChunkRefused) -> None:
@@ -452,8 +456,7 @@ class Scheduler:
             self._finish_if_done(job)
             return
         job.singles.update(range(start, stop))
-        job.give_back(start, stop)
-        self._enqueue(job)
+        self._take_back(job, start, stop)
 
     def _fail(self, job: Job, failure: FailItem) -> None:
         if not self._watch.tries_again(job, failure, self._now):
@@ -528,8 +531,7 @@ class Scheduler:
             if chunk[0] == event.number:
                 self._recover(chunk, event, seconds_late(worker, event))
             elif (job := self.jobs.get(chunk[1])) is not None:
-                job.give_back(chunk[2], chunk[3])
-                self._enqueue(job)
+                self._take_back(job, chunk[2], chunk[3])
         if worker.is_leaving:
             return
         if worker.is_ready or worker.is_killed:
@@ -547,11 +549,11 @@ class Scheduler:
             self._isolate(chunk, FailItem(job_id, start, None, event, seconds))
             return
         begun = max(min(max(event.upto, event.at + 1), stop), start)
-        job.give_back(begun, stop)
-        self._enqueue(job)
+        self._take_back(job, begun, stop)
         for index in range(start, begun):
             if index in event.finished:
-                self._deliver(job, index, [event.finished[index]], None)
+                self._commands.append(Deliver(job_id, index, [event.finished[index]], None))
+                job.left -= 1
             else:
                 self._fail(job, FailItem(job_id, index, None, event, seconds))
         self._finish_if_done(job)
@@ -608,8 +610,7 @@ class Scheduler:
             looks, again = self._watch.due(self._now)
             self._commands += looks
             for job, item in again:
-                job.give_back(item, item + 1)
-                self._enqueue(job)
+                self._take_back(job, item, item + 1)
         due = [at for at in self._restart_at if at <= self._now]
         self._restart_at = [at for at in self._restart_at if at > self._now]
         for _ in due:
