@@ -165,11 +165,14 @@ class Arena:
         self.collect()
         size = -(-data.nbytes // PAGE) * PAGE
         offset = self._warm.take(size)
-        if offset is None:
+        if offset is not None:
+            segment = self._segment_of(offset)
+            begin = offset - segment.base
+            segment.view[begin : begin + data.nbytes] = data
+        else:
             offset = self._take_cold(size)
-        segment = self._segments[bisect.bisect(self._bases, offset) - 1]
-        begin = offset - segment.base
-        segment.view[begin : begin + data.nbytes] = data
+            segment = self._segment_of(offset)
+            self._fill_cold(segment, offset, data)
         block = Block(segment, offset, size, data.nbytes)
         block.holders = 1
         return block
@@ -184,16 +187,28 @@ class Arena:
             self._add_segment(size)
             offset = self._cold.take(size)
         assert offset is not None  # noqa: S101 - for the type checker
+        return offset
+
+    def _fill_cold(self, segment: Segment, offset: int, data: memoryview) -> None:
+        """Write where there is no memory yet.
+
+        The system call spares the zeros that a fault would write first, and it
+        raises where a fault that finds no memory would end the process.
+        """
+        begin, size = offset - segment.base, -(-data.nbytes // PAGE) * PAGE
+        written = 0
         try:
-            # Memory is asked for by name, because a fault that finds none ends the process.
-            os.posix_fallocate(self._fd, offset, size)
+            while written < data.nbytes:
+                written += os.pwrite(self._fd, data[written:], offset + written)
         except OSError:
+            segment.map.madvise(mmap.MADV_REMOVE, begin, size)
             self._cold.add(offset, size)
             raise
-        segment = self._segments[bisect.bisect(self._bases, offset) - 1]
-        with suppress(OSError):  # Many times faster than one fault a page.
-            segment.map.madvise(_POPULATE_READ, offset - segment.base, size)
-        return offset
+        with suppress(OSError):  # For the next use: many times faster than a fault a page.
+            segment.map.madvise(_POPULATE_READ, begin, size)
+
+    def _segment_of(self, offset: int) -> Segment:
+        return self._segments[bisect.bisect(self._bases, offset) - 1]
 
     def _add_segment(self, size: int) -> None:
         base = self._end
@@ -253,7 +268,7 @@ class Arena:
     def trim(self, keep: int) -> None:
         """Give free memory back, except for about `keep` bytes."""
         for offset, size in self._warm.cut(keep):
-            segment = self._segments[bisect.bisect(self._bases, offset) - 1]
+            segment = self._segment_of(offset)
             segment.map.madvise(mmap.MADV_REMOVE, offset - segment.base, size)
             self._cold.add(offset, size)
 
