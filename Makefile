@@ -25,6 +25,7 @@ CREATED := $(VENV)/.created
 INSTALLED := $(VENV)/.installed
 TEST_TOOLS := $(VENV)/.test-tools
 DOWNSTREAM := $(VENV)/.downstream
+CLUSTERS := $(VENV)/.clusters
 
 # The peers that it measures are nobody else's business.
 BENCH_VENV := .venv/$(VERSION)-bench
@@ -34,7 +35,7 @@ BENCH_TOOLS := $(BENCH_VENV)/.bench-tools
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak downstream bench lint format docs growth clean
+.PHONY: help demo test quick soak clusters downstream bench lint format docs growth clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,9 +45,10 @@ demo: $(INSTALLED) ## Measure the standard library in parallel and print the fin
 	@$(BIN)/python examples/stdlib_census.py
 
 test: STEPS := 3
-test: lint ## Check the source, then run every test but the downstream ones
+test: lint ## Check the source, then run every test but the downstream ones; clusters last
 	@echo "== pytest, Python $(VERSION)"
-	@$(BIN)/python -m pytest -q -m 'not downstream' --durations=10 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -m 'not downstream and not ray and not dask' --durations=10 $(PYTEST_ARGS)
+	@$(if $(PYTEST_ARGS),:,$(MAKE) --no-print-directory clusters PYTHON=$(PYTHON))
 
 quick: STEPS := 3
 quick: $(TEST_TOOLS) ## Run the tests marked `quick`, no linters
@@ -57,6 +59,11 @@ soak: STEPS := 3
 soak: $(TEST_TOOLS) ## Kill workers every 50 ms under random calls and account for each item: SECONDS=60 SEED=1
 	@PYTHONPATH=tests $(BIN)/python -W 'ignore:This process:DeprecationWarning' \
 		-m chaos --seconds $(SECONDS) --seed $(SEED)
+
+clusters: STEPS := 4
+clusters: $(CLUSTERS) ## Run the tests on real clusters of Ray and Dask (fetches both)
+	@echo "== pytest on clusters, Python $(VERSION)"
+	@$(BIN)/python -m pytest -q -m 'ray or dask' --durations=5 $(PYTEST_ARGS)
 
 downstream: STEPS := 4
 downstream: $(DOWNSTREAM) ## Run third-party programs on motorpool (fetches SciPy and others)
@@ -115,6 +122,13 @@ $(TEST_TOOLS): $(INSTALLED)
 $(DOWNSTREAM): $(TEST_TOOLS)
 	@echo "[4/$(STEPS)] installing the third-party programs (a few hundred megabytes)"
 	@$(PIP) -e '.[test,downstream]'
+	@touch $@
+
+# Ray comes later than others to a new Python; its tests are skipped where it is not.
+$(CLUSTERS): $(TEST_TOOLS)
+	@echo "[4/$(STEPS)] installing Ray and Dask (two hundred megabytes)"
+	@$(PIP) -e '.[test,dask]'
+	@$(PIP) -e '.[test,ray]' || echo "      Ray cannot be installed for Python $(VERSION); going on without it"
 	@touch $@
 
 # A peer that cannot be installed is reported by the benchmark as missing.

@@ -18,8 +18,10 @@ from motorpool.messages import (
     IDLE,
     LOADING,
     BreakPool,
+    CapacityChanged,
     Chunk,
     ChunkDone,
+    ChunkLost,
     ChunkProgressed,
     ChunkRefused,
     Closed,
@@ -799,6 +801,67 @@ def test_worker_is_sent_work_before_it_is_ready():
     bench = Bench(1, is_ready=False)
 
     assert ranges(bench.submit(3)) == [(0, 1)]
+
+
+def cluster_of(size, ready):
+    """Return a scheduler whose workers wait for a place; the first `ready` have got one."""
+    scheduler = Scheduler(size, eager=False)
+    scheduler.start()
+    for number in range(1, size + 1):
+        scheduler.handle(WorkerStarted(number), 0.0)
+    for number in range(1, ready + 1):
+        scheduler.handle(WorkerReady(number), 0.0)
+    return scheduler
+
+
+def test_worker_that_waits_for_a_place_is_sent_nothing():
+    """On a cluster, work goes to the workers that are there, and to others once they are."""
+    scheduler = cluster_of(2, ready=1)
+
+    first = scheduler.handle(JobSubmitted(0, 3, 1, Cost()), 0.0)
+    later = scheduler.handle(WorkerReady(2), 0.0)
+
+    assert [command.worker for command in sends(first)] == [1]
+    assert [command.worker for command in sends(later)] == [2]
+
+
+def test_cluster_that_grows_starts_workers():
+    """Workers are started for the room that a cluster has gained."""
+    scheduler = cluster_of(1, ready=1)
+
+    assert scheduler.handle(CapacityChanged(3), 0.0) == [StartWorker()] * 2
+
+
+def test_cluster_that_shrinks_lets_go_who_waits_first():
+    """Workers that wait for a place leave before idle ones, and those before busy ones."""
+    scheduler = cluster_of(3, ready=2)
+    (sent,) = sends(scheduler.handle(JobSubmitted(0, 1, 1, Cost()), 0.0))
+    idle = 3 - sent.worker
+
+    assert scheduler.handle(CapacityChanged(2), 0.0) == [StopWorker(3)]
+    assert scheduler.handle(CapacityChanged(1), 0.0) == [StopWorker(idle)]
+
+
+@pytest.mark.parametrize(("room", "expected"), [(2, [StartWorker()]), (1, [])])
+def test_lost_worker_is_replaced_if_there_is_room(room, expected):
+    """A worker that went down with its node is replaced only elsewhere."""
+    scheduler = cluster_of(2, ready=2)
+    scheduler.handle(JobSubmitted(0, 2, 1, Cost()), 0.0)
+    scheduler.handle(CapacityChanged(room), 0.0)
+
+    assert scheduler.handle(WorkerLost(1, 0, None), 0.0) == expected
+
+
+def test_lost_chunk_costs_its_items_and_not_its_worker():
+    """A slot of a cluster outlives the process that ran its chunk."""
+    scheduler = cluster_of(1, ready=1)
+    (sent,) = sends(scheduler.handle(JobSubmitted(0, 3, 3, Cost()), 0.0))
+    gone = WorkerLost(1, 0, None, sent.chunk.number, 1, 2, {0: 0})
+
+    commands = scheduler.handle(ChunkLost(1, sent.chunk.number, gone), 0.0)
+
+    assert commands[:2] == [Deliver(0, 0, [0], None), FailItem(0, 1, None, gone)]
+    assert ranges(commands) == [(2, 3)]
 
 
 def test_pool_breaks_if_workers_never_get_ready():

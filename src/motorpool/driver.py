@@ -94,7 +94,9 @@ class Driver:
     def __init__(self, engine: Engine, size: int, tasks_per_worker: int | None) -> None:
         self.engine = engine
         self._pid = PROCESS.number
-        self._scheduler = Scheduler(size, tasks_per_worker, engine.message_seconds)
+        self._scheduler = Scheduler(
+            size, tasks_per_worker, engine.message_seconds, eager=engine.starts_at_once
+        )
         self._jobs: dict[int, Job] = {}
         self._feeders: dict[int, Feeder | CallBatch] = {}
         self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()
@@ -630,14 +632,17 @@ class Driver:
 
     def _break_pool(self, command: BreakPool) -> None:
         lost = command.lost
-        if lost is not None:
+        if lost is not None and lost.cause is not None:
+            msg = f"no worker can be started: {lost.cause}"
+        elif lost is not None:
             msg = (
                 f"workers end before they have started: the last one, {lost.pid}, with exit code "
                 f"{lost.exitcode}. The initializer, or what it imports, ends the process."
             )
         else:
             msg = f"no worker can be started: {command.error}"
-        self._break(start_error(command.error, msg))
+        cause = command.error or (lost.cause if lost is not None else None)
+        self._break(start_error(cause, msg))
 
     _carry_out: dict[type[Any], Callable[["Driver", Any], None]] = {  # noqa: RUF012 - a table
         SendChunk: _send_chunk,

@@ -81,6 +81,9 @@ class Engine(Protocol):
     abilities: ClassVar[Abilities]
     # What it costs to send a chunk and take its results, measured.
     message_seconds: float
+    # Whether what is started will be there in a moment, and may be sent chunks
+    # already; a worker of a cluster may have to wait for a place.
+    starts_at_once: bool
 
     @property
     def capacity(self) -> int:

@@ -126,6 +126,7 @@ class ProcessEngine:
         timeout=True, kill=True, maxtasksperchild=True, shared_state=True, blame=True, limits=True
     )
     message_seconds = MESSAGE_SECONDS
+    starts_at_once = True
 
     def __init__(
         self,

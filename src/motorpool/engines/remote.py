@@ -121,6 +121,7 @@ class RemoteEngine(ABC):
     # What it costs to send a chunk and take its results. Chunks are longer
     # where it is much, see `scheduler.chunking.timing`.
     message_seconds: float = 0.001
+    starts_at_once: bool = True
 
     def __init__(
         self, initializer: Initializer | None, processes: int | None, options: Mapping[str, Any]
@@ -134,6 +135,8 @@ class RemoteEngine(ABC):
         self._named: dict[tuple[int, int], Function] = {}
         self._programs = Programs()
         self._job = -1  # of the last chunk sent
+        # A task and how it ended; or no task, and an event or a function that
+        # returns events.
         self._outbox: SimpleQueue[tuple[Task | None, Any]] = SimpleQueue()
         self.setup = self._make_setup(initializer) if initializer is not None else None
         self._bell = Bell()
@@ -400,7 +403,7 @@ class RemoteEngine(ABC):
         while not self._outbox.empty():
             task, news = self._outbox.get()
             if task is None:
-                events.append(news)
+                events.extend(news() if callable(news) else (news,))
             elif task.slot.tasks.get(task.chunk.number) is task:
                 event = self._event(task, news)
                 if event is not None:

@@ -131,6 +131,7 @@ class ThreadEngine:
 
     abilities = Abilities(timeout=True, maxtasksperchild=True, shared_state=True, unpicklable=True)
     message_seconds = MESSAGE_SECONDS
+    starts_at_once = True
 
     def __init__(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]

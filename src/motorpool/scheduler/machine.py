@@ -82,6 +82,9 @@ class Scheduler:
         Items after which a worker is replaced, None for never.
     message_seconds
         What it costs to send a chunk; chunks are longer where it is much.
+    eager
+        Whether a worker is sent chunks from when it is started. If not, from
+        when it is ready, which it may never be.
     """
 
     def __init__(
@@ -89,9 +92,12 @@ class Scheduler:
         size: int,
         tasks_per_worker: int | None = None,
         message_seconds: float = MESSAGE_SECONDS,
+        *,
+        eager: bool = True,
     ) -> None:
         self.size = size
         self._message_seconds = message_seconds
+        self._eager = eager
         self._timing = timing(size, message_seconds)
         self.jobs: dict[int, Job] = {}
         self.workers: dict[int, Worker] = {}
@@ -204,7 +210,9 @@ class Scheduler:
 
     def succeed(self) -> "Scheduler":
         """Return a scheduler without jobs, for workers that have all been killed."""
-        heir = Scheduler(self.size, self._tasks_per_worker, self._message_seconds)
+        heir = Scheduler(
+            self.size, self._tasks_per_worker, self._message_seconds, eager=self._eager
+        )
         heir._number = self._number
         heir._is_closed = self._is_closed
         heir._memory_is_short = self._memory_is_short
@@ -496,7 +504,8 @@ class Scheduler:
     def _on_started(self, event: WorkerStarted) -> None:
         self._starting -= 1
         worker = self.workers[event.worker] = Worker(event.worker, self._tasks_per_worker)
-        self._offer(worker)
+        if self._eager:
+            self._offer(worker)
 
     def _on_ready(self, event: WorkerReady) -> None:
         self._failed_starts = 0
@@ -504,6 +513,8 @@ class Scheduler:
         worker.is_ready = True
         if worker.has_unbegun():
             self._unbegun.add(worker)
+        if not self._eager:
+            self._offer(worker)
 
     def _on_not_started(self, event: WorkerNotStarted) -> None:
         self._starting -= 1
@@ -534,10 +545,10 @@ class Scheduler:
                 self._take_back(job, chunk[2], chunk[3])
         if worker.is_leaving:
             return
-        if worker.is_ready or worker.is_killed:
-            self._start_one()
-        else:
+        if not (worker.is_ready or worker.is_killed):
             self._retry_start(None, event)
+        elif self._missing() > 0:
+            self._start_one()
 
     def _recover(self, chunk: list[int], event: WorkerLost, seconds: float | None) -> None:
         """Settle the chunk that a lost worker was at."""
@@ -571,12 +582,23 @@ class Scheduler:
         # Workers that are too many leave when they are idle (`_offer`).
         self.size = event.workers
         self._timing = timing(self.size, self._message_seconds)
-        staying = self._staying()
-        for _ in range(self.size - staying - self._starting - len(self._restart_at)):
+        for _ in range(self._missing()):
             self._start_one()
-        for worker in list(self._idle.values())[: max(staying - self.size, 0)]:
-            del self._idle[worker.id]
+        for worker in self._dispensable()[: max(self._staying() - self.size, 0)]:
+            self._idle.pop(worker.id, None)
             self._let_go(worker)
+
+    def _missing(self) -> int:
+        return self.size - self._staying() - self._starting - len(self._restart_at)
+
+    def _dispensable(self) -> list[Worker]:
+        """Return the workers without work, first those that are not ready."""
+        workers = [
+            worker
+            for worker in self.workers.values()
+            if not worker.chunks and not worker.is_leaving
+        ]
+        return sorted(workers, key=lambda worker: worker.is_ready)
 
     def _is_one_too_many(self) -> bool:
         # The first look is all it costs as long as nothing changes.

@@ -66,6 +66,13 @@ class Page:
         self._bulk_at = _BEGIN
         self.clear()
 
+    @classmethod
+    def of(cls, content: bytes) -> "Page":
+        """Return a page as it was read from elsewhere."""
+        page = cls(-1)
+        page._map[: len(content)] = content
+        return page
+
     def part(self) -> None:
         """In a child that a task forked: write to memory of its own, and run no other item."""
         Page.__init__(self, -1)

@@ -26,7 +26,7 @@ from motorpool.messages import (
     Reply,
 )
 from motorpool.serialization import describe_failure, dump_results, dumps, loads
-from motorpool.worker.run import NoJournal, Pace, Running, caller, run_chunk
+from motorpool.worker.run import Journal, NoJournal, Pace, Running, caller, run_chunk
 from motorpool.worker.sources import Source, install
 from motorpool.worker.space import HomeSpace, Missing, Space, space_of
 
@@ -82,7 +82,11 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def run_remote_chunk(
-    order: Order, program: bytes | None, setup: bytes | None, items: bytes
+    order: Order,
+    program: bytes | None,
+    setup: bytes | None,
+    items: bytes,
+    journal: Journal | None = None,
 ) -> Reply:
     """Run a chunk and return what came of it; raises only what ends the process.
 
@@ -95,6 +99,8 @@ def run_remote_chunk(
         is one. None if this process is expected to know it.
     items
         The pickled items.
+    journal
+        Where to note what is being run, if anywhere.
     """
     began = perf_counter()
     pid = os.getpid()
@@ -116,7 +122,7 @@ def run_remote_chunk(
         return _reply(NOT_LOADED, order, dumps(describe_failure(error, pid, "", "", "load")))
     running = Running(order.start, order.stop)
     budget = order.budget if order.budget >= 0 else inf
-    run_chunk(loaded.call, iter(arguments), running, budget, loaded.pace, NoJournal())
+    run_chunk(loaded.call, iter(arguments), running, budget, loaded.pace, journal or NoJournal())
     values, errors = running.values, running.errors
     mixed, payload = dump_results(values, errors, loaded.func, pid, arguments)
     kind = MIXED_RESULTS if mixed else RESULTS

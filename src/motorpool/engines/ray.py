@@ -1,0 +1,309 @@
+"""Workers as actors of Ray: one per slot, with the resources of one worker.
+
+A call of an actor costs about half as much as a task of Ray's
+(`benchmarks/clusters.py`), and an actor has a place, a state and an end of its
+own: a function crosses once, an initializer runs once, a task can be killed.
+
+An actor that is asked for and does not fit the cluster waits in Ray's queue,
+where an autoscaler sees it. It gets chunks from when it is there.
+"""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import Any, ClassVar
+
+from motorpool.cpus import cpu_count
+from motorpool.describe import function_name
+from motorpool.engines.base import Abilities, Initializer
+from motorpool.engines.cluster import ClusterEngine, PlacedSlot
+from motorpool.engines.remote import Task
+from motorpool.messages import IDLE, LOADING, Order, WorkerLost, WorkerSeen
+from motorpool.worker.logbook import Record, drop_logbook, read_logbook, run_logged_chunk
+
+# The text of a program up to this length travels with a chunk, a longer one
+# through the object store, as Ray does it with arguments from 100 KiB on.
+_INLINE_BYTES = 64 * 1024
+# How often to look what the cluster has.
+_WATCH_SECONDS = 1.0
+# How long to look for the logbook of a dead actor; its machine may be gone too.
+_READ_SECONDS = 5.0
+
+
+class MotorpoolWorker:
+    """What an actor is. Ray's dashboard shows the name."""
+
+    def hello(self) -> tuple[int, str]:
+        """Return the process and the node."""
+        import os
+
+        import ray
+
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def run(
+        self, logbook: str, number: int, order: Order, program: Any, setup: Any, items: bytes
+    ) -> Any:
+        """Run a chunk."""
+        return run_logged_chunk(logbook, number, order, program, setup, items)
+
+    def leave(self, logbook: str) -> None:
+        """Remove the logbook, and end the actor."""
+        import ray
+
+        drop_logbook(logbook)
+        ray.actor.exit_actor()
+
+
+class _Slot(PlacedSlot):
+    """An actor, from when it is asked for."""
+
+    def __init__(self, number: int, actor: Any) -> None:
+        super().__init__(number)
+        self.actor = actor
+        self.node: str | None = None
+        self.give_up_at = 0.0  # while its logbook is looked for
+
+    def is_hopeless(self, dead: set[str]) -> bool:
+        """Tell whether there is nothing to wait for any more, and nobody was told yet."""
+        if self.give_up_at and time.monotonic() >= self.give_up_at:
+            return True
+        return self.node in dead and (bool(self.give_up_at) or not self.is_gone)
+
+
+class RayEngine(ClusterEngine):
+    """Workers on a Ray cluster.
+
+    Parameters
+    ----------
+    where
+        An address. None for the Ray that is initialised already, that the
+        environment names or that runs on this machine, or else for one that is
+        started here, and shut down with the last pool that uses it.
+    initializer, processes
+        As in `Pool`.
+    options
+        What each worker asks for, as in ``ray.remote``: `num_cpus` (1 if not
+        given), `num_gpus`, `resources`, `runtime_env` and so on; and `init`, a
+        mapping of arguments for ``ray.init``. `num_cpus` among these starts a Ray.
+    """
+
+    name = "ray"
+    abilities = Abilities(kill=True, maxtasksperchild=True, blame=True, machines=True)
+    message_seconds = 0.001
+
+    # The engines that use the Ray which one of them has started.
+    _users: ClassVar[set[int]] = set()
+
+    def __init__(
+        self,
+        where: str | None,
+        initializer: Initializer | None,
+        processes: int | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        super().__init__(initializer, processes, options)
+        init = dict(self.options.pop("init", None) or {})
+        self._asks = {"num_cpus": 1, **self.options, "max_restarts": 0, "max_task_retries": 0}
+        self._connect(where, init)
+        self._capacity = self._count_places()
+        self._ended = threading.Event()
+        watcher = threading.Thread(target=self._watch, name="motorpool-ray", daemon=True)
+        watcher.start()
+
+    def _connect(self, where: str | None, init: dict[str, Any]) -> None:
+        import ray
+
+        self._ray = ray
+        if ray.is_initialized() and not self._users:
+            return  # It is somebody else's.
+        if not ray.is_initialized():
+            if where is not None:
+                init["address"] = where
+            if "address" in init:
+                ray.init(**init)
+            elif not self._find(init):
+                here = {"num_cpus": max(self.processes or 0, cpu_count())}
+                ray.init(**{**here, "address": "local", "include_dashboard": False, **init})
+        self._users.add(id(self))
+
+    def _find(self, init: dict[str, Any]) -> bool:
+        """Connect to the Ray that the environment names or that runs here, if there is one."""
+        if "num_cpus" in init or os.environ.get("RAY_ADDRESS") == "local":
+            return False
+        try:
+            self._ray.init(**{**init, "address": "auto"})
+        except ConnectionError:
+            return False
+        return True
+
+    # The cluster's size.
+
+    @property
+    def capacity(self) -> int:
+        """How many workers the cluster has the resources for, at least 1."""
+        return max(self._capacity, 1)
+
+    def _needs(self) -> dict[str, float]:
+        """Return what one worker takes of the cluster."""
+        asks = self._asks
+        needs = {"CPU": asks["num_cpus"], "GPU": asks.get("num_gpus"), **asks.get("resources", {})}
+        return {name: amount for name, amount in needs.items() if amount} or {"CPU": 1}
+
+    def _count_places(self) -> int:
+        has = self._ray.cluster_resources()
+        return int(min(has.get(name, 0) // amount for name, amount in self._needs().items()))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_WATCH_SECONDS):
+            try:
+                places = self._count_places()
+                dead = {node["NodeID"] for node in self._ray.nodes() if not node["Alive"]}
+            except Exception:  # noqa: S112 - failing tasks will tell of a cluster that is gone
+                continue
+            for slot in self._all():
+                if slot.is_hopeless(dead):
+                    slot.is_gone = True
+                    slot.give_up_at = 0.0
+                    self.later(partial(self.bury, slot, None, _gone(slot, "its node is gone")))
+            if places != self._capacity:
+                self._capacity = places
+                self.resize(places)
+
+    # Actors.
+
+    def _all(self) -> list[_Slot]:
+        return [slot for slot in self.workers if isinstance(slot, _Slot)]
+
+    def start_worker(self) -> int:
+        """Ask for an actor and return its number."""
+        import ray
+
+        asks = dict(self._asks)
+        if not self._slots and not self._has_free_cpus():
+            # All CPUs are taken, perhaps by tasks that wait for this very pool.
+            # One worker runs beside them, so that the pool gets on.
+            asks["num_cpus"] = 0
+        actor = ray.remote(MotorpoolWorker).options(**asks).remote()
+        slot = _Slot(next(self._numbers), actor)
+        self._slots[slot.number] = slot
+        self._when_done(actor.hello.remote(), partial(self._met, slot))
+        return slot.number
+
+    def _has_free_cpus(self) -> bool:
+        free = self._ray.available_resources().get("CPU", 0.0)
+        return bool(free >= self._asks["num_cpus"])
+
+    def _when_done(self, ref: Any, then: Callable[[Any, BaseException | None], None]) -> None:
+        """Call `then` with the value or the exception of `ref`, in a thread of Ray's.
+
+        It must not call Ray, which would wait for that very thread.
+        """
+
+        def done(future: Any) -> None:
+            error = future.exception()
+            then(future.result() if error is None else None, error)
+
+        ref.future().add_done_callback(done)
+
+    def _met(self, slot: _Slot, who: tuple[int, str] | None, error: BaseException | None) -> None:
+        if who is None:
+            self.later(partial(self.bury, slot, None, error))
+            return
+        slot.pid, slot.node = who
+        self.later(partial(self.opened, slot))
+
+    def _send(self, task: Task, slot: PlacedSlot) -> None:
+        assert isinstance(slot, _Slot)  # noqa: S101 - for the type checker
+        run = slot.actor.run.options(name=function_name(task.function.func))
+        task.future = run.remote(*self.logged_arguments(task, slot))
+        self._when_done(task.future, partial(self._returned, task))
+
+    def _returned(self, task: Task, reply: Any, error: BaseException | None) -> None:
+        if error is not None:
+            self.failed(task, error)
+        else:
+            self.finished(task, reply)
+
+    def _put(self, text: bytes) -> Any:
+        return self._ray.put(text) if len(text) > _INLINE_BYTES else text
+
+    def stop_worker(self, worker: int) -> None:
+        """End an actor that is idle."""
+        slot = self._slots.pop(worker, None)
+        if isinstance(slot, _Slot):
+            if slot.is_open:
+                slot.actor.leave.remote(slot.logbook)
+                self.left.append(slot.logbook)  # in case that it does not come to that
+            else:
+                self._kill_actor(slot)
+            self._post(None, WorkerLost(worker, slot.pid, 0))
+
+    def kill_worker(
+        self, worker: int, number: int | None = None, item: int | None = None
+    ) -> WorkerSeen | None:
+        """End an actor now, unless it has answered the chunk for which it is to be ended."""
+        del item
+        slot = self._slots.get(worker)
+        if isinstance(slot, _Slot):
+            if number is not None and number not in slot.tasks:
+                return WorkerSeen(worker, IDLE, LOADING, inf, is_spared=True)
+            self._mourn(slot, _gone(slot, "it was killed with a task that was cancelled"))
+        return None
+
+    def _kill_actor(self, slot: _Slot) -> None:
+        with suppress(Exception):  # Ray may be shut down already.
+            self._ray.kill(slot.actor)
+
+    # The end of an actor.
+
+    def _on_failure(self, task: Task, error: BaseException) -> Any:
+        import ray
+
+        slot = task.slot
+        if isinstance(slot, _Slot) and not isinstance(error, ray.exceptions.RayTaskError):
+            self._mourn(slot, error)
+            return None  # What it means is told when the logbook has been read.
+        return super()._on_failure(task, error)
+
+    def _mourn(self, slot: _Slot, cause: BaseException) -> None:
+        """Have the logbook of a lost actor read on its node, then bury it."""
+        if slot.is_gone:
+            return
+        slot.is_gone = True
+        self._kill_actor(slot)
+        if slot.node is None or not slot.tasks:
+            self.later(partial(self.bury, slot, None, cause))
+            return
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        slot.give_up_at = time.monotonic() + _READ_SECONDS
+        there = NodeAffinitySchedulingStrategy(slot.node, soft=False)
+        read = self._ray.remote(read_logbook).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=there
+        )
+
+        def found(record: Record | None, _error: BaseException | None) -> None:
+            self.later(partial(self.bury, slot, record, cause))
+
+        self._when_done(read.remote(slot.logbook), found)
+
+    def _close(self, _patience: float) -> None:
+        self._ended.set()
+        for slot in self._all():
+            self._kill_actor(slot)
+            self.left.append(slot.logbook)
+        self.drop_left()
+        if id(self) in self._users:
+            self._users.discard(id(self))
+            if not self._users:
+                with suppress(Exception):
+                    self._ray.shutdown()
+
+
+def _gone(slot: _Slot, why: str) -> RuntimeError:
+    return RuntimeError(f"the Ray actor in process {slot.pid} on node {slot.node} ended: {why}")

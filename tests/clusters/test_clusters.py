@@ -1,0 +1,346 @@
+"""Pools on Ray and Dask: every check of an engine, deaths, growth, and what travels."""
+
+import os
+import signal
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import motorpool
+import workloads
+from motorpool.testing import CHECKS
+from places.tutorial import TUTORIAL
+
+from .conftest import DEADLINE, NODES, eventually
+
+pytestmark = [
+    pytest.mark.slow,
+    # Ray and Dask leave sockets to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def note_and_nap(path, seconds, item):
+    """Note the item and the process, take a while, return the item."""
+    with Path(path).open("a") as log:
+        log.write(f"{item} {os.getpid()}\n")
+    time.sleep(seconds)
+    return item
+
+
+def environment(name):
+    """Return a variable of the worker's environment."""
+    return os.environ.get(name)
+
+
+def notes_in(path):
+    """Return items and process ids as they were noted."""
+    text = path.read_text() if path.exists() else ""
+    return [tuple(map(int, line.split())) for line in text.splitlines()]
+
+
+def outcomes_of(iterator, count, halfway=lambda: None):
+    """Return the results and the errors of an iterator; call `halfway` in between."""
+    results, errors = [], []
+    for index in range(count):
+        if index == count // 2:
+            halfway()
+        try:
+            results.append(iterator.next(DEADLINE))
+        except motorpool.WorkerLostError as error:
+            errors.append(error)
+    return results, errors
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_cluster_passes(make_pool, name):
+    """Both pass every check that the other engines pass."""
+    CHECKS[name](make_pool)
+
+
+def test_tutorial_runs_in_a_flat_script(cluster, run_script):
+    """The snippets print what the tutorial says, from a script the workers never saw."""
+    source = "\n".join(step.source + (step.check or "") for step in TUTORIAL)
+    script = run_script(source, cluster.environment)
+    out, err = script.communicate(timeout=DEADLINE)
+
+    assert script.returncode == 0, err
+    assert out.strip() == "\n".join(step.printed for step in TUTORIAL)
+
+
+def test_item_that_kills_its_worker_fails_alone(make_pool, tmp_path):
+    """Of a chunk of short items, the one that ends the process fails; nothing runs twice."""
+    log = tmp_path / "log"
+
+    def run(item):
+        with log.open("a") as notes:
+            notes.write(f"{item} 0\n")
+        if item == 50:
+            os._exit(3)
+        return item
+
+    with make_pool(2) as pool:
+        results, errors = outcomes_of(pool.imap(run, range(300)), 300)
+
+    assert [error.index for error in errors] == [50]
+    assert results == [item for item in range(300) if item != 50]
+    assert Counter(item for item, _ in notes_in(log)).most_common(1)[0][1] == 1
+
+
+def test_killed_worker_costs_what_it_ran(make_pool, tmp_path):
+    """A worker that is killed in mid-run takes one item along, and the pool goes on."""
+    log = tmp_path / "log"
+
+    def kill_one():
+        os.kill(notes_in(log)[-1][1], signal.SIGKILL)
+
+    with make_pool(2) as pool:
+        stream = pool.imap(partial(note_and_nap, log, 0.05), range(80))
+        results, errors = outcomes_of(stream, 80, kill_one)
+        again = pool.map(workloads.square, range(5))
+
+    assert len(errors) <= 1
+    assert len(results) + len(errors) == 80
+    assert max(Counter(item for item, _ in notes_in(log)).values()) == 1
+    assert again == [0, 1, 4, 9, 16]
+
+
+def test_node_that_goes_down_costs_what_it_ran(cluster, make_pool, tmp_path):
+    """A node that goes down takes along what was sent to it; nothing runs twice."""
+    log = tmp_path / "log"
+    with make_pool() as pool:
+        stream = pool.imap(partial(note_and_nap, log, 0.05), range(100))
+        results, errors = outcomes_of(stream, 100, cluster.kill_node)
+
+    runs = Counter(item for item, _ in notes_in(log))
+    assert len(errors) <= 2
+    assert len(results) + len(errors) == 100
+    assert max(runs.values()) == 1
+    assert set(runs) >= set(results)
+
+
+def test_node_that_joins_is_used(cluster, make_pool, tmp_path):
+    """A pool that was given no number of workers grows with the cluster."""
+    log = tmp_path / "log"
+    with make_pool() as pool:
+        result = pool.map_async(partial(note_and_nap, log, 0.1), range(300))
+        eventually(lambda: len({pid for _, pid in notes_in(log)}) == NODES)
+        cluster.add_node()
+        eventually(lambda: len({pid for _, pid in notes_in(log)}) == NODES + 1)
+        assert result.get(DEADLINE) == list(range(300))
+
+
+class Counted:
+    """A constant that counts how often it is pickled."""
+
+    pickled = 0
+
+    def __init__(self, data):
+        self.data = data
+
+    def __getstate__(self):
+        Counted.pickled += 1
+        return self.data
+
+    def __setstate__(self, data):
+        self.data = data
+
+    def length(self, item):
+        """Return the length of the data and the process."""
+        return len(self.data), os.getpid()
+
+
+def test_constant_is_pickled_once(make_pool):
+    """What a function is bound to crosses once, not with every chunk."""
+    Counted.pickled = 0
+    constant = Counted(os.urandom(4 << 20))
+    with make_pool(2) as pool:
+        results = pool.map(constant.length, range(40), chunksize=2)
+
+    assert {length for length, _ in results} == {4 << 20}
+    assert Counted.pickled <= 2
+
+
+def test_terminate_ends_soon(make_pool, tmp_path):
+    """A pool with tasks that never end can be left."""
+    started = tmp_path / "started"
+    pool = make_pool(2)
+    result = pool.map_async(workloads.nap, [0.0] * 3 + [3.0] * 3)
+    pool.apply_async(workloads.note_run, (started, 1))
+    pool.terminate()
+    pool.join()
+
+    with pytest.raises(motorpool.PoolTerminatedError):
+        result.get(DEADLINE)
+
+
+def test_interrupt_ends_a_map(cluster, run_script):
+    """Ctrl-C raises KeyboardInterrupt in the script, once, and it ends."""
+    source = """
+import time, motorpool
+def nap(item):
+    print("began", flush=True) if item == 0 else None
+    time.sleep(0.2)
+with motorpool.Pool(2) as pool:
+    print("here", pool.map(nap, range(2)), flush=True)
+    pool.map(nap, range(1, 10_000))
+"""
+    script = run_script(source, cluster.environment)
+    while "here" not in script.stdout.readline():
+        assert script.poll() is None
+    time.sleep(0.5)
+    script.send_signal(signal.SIGINT)
+    _, err = script.communicate(timeout=DEADLINE)
+
+    assert script.returncode != 0
+    assert err.count("KeyboardInterrupt") == 1, err
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param("ray", marks=pytest.mark.ray), pytest.param("dask", marks=pytest.mark.dask)],
+)
+def test_cluster_is_started_here_and_ended(kind, run_script):
+    """Where there is none, a flat script gets a cluster of its own, gone when it ends."""
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[kind])
+    source = """
+import os, motorpool
+def where(item):
+    return os.getpid()
+with motorpool.Pool(2) as pool:
+    print(*set(pool.map(where, range(20))))
+"""
+    script = run_script(source, {"MOTORPOOL_ENGINE": kind, "RAY_ADDRESS": "local"})
+    out, err = script.communicate(timeout=DEADLINE)
+
+    assert script.returncode == 0, err
+    pids = [int(word) for word in out.splitlines()[-1].split()]
+    assert pids
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
+
+
+# Ray only.
+
+
+@pytest.mark.ray
+def test_ray_that_was_there_is_left_alone(ray_cluster):
+    """A Ray that somebody else initialised is used, and is there afterwards."""
+    import ray
+
+    with motorpool.Pool(2, engine="ray") as pool:
+        pool.map(workloads.square, range(5))
+
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_ray_options_reach_the_workers(ray_cluster):
+    """What `ray.remote` takes goes through in one keyword."""
+    options = {"num_cpus": 0.5, "runtime_env": {"env_vars": {"MOTORPOOL_TEST": "here"}}}
+    with motorpool.Pool(engine="ray", engine_options=options) as pool:
+        seen = pool.map(environment, ["MOTORPOOL_TEST"] * 4)
+        size = pool._processes
+
+    assert set(seen) == {"here"}
+    assert size == 2 * NODES
+
+
+@pytest.mark.ray
+def test_ray_with_all_cpus_taken_gets_on(ray_cluster):
+    """A pool beside one that holds all CPUs has one worker nevertheless."""
+    with motorpool.Pool(engine="ray") as first:
+        first.map(workloads.square, range(5))
+        with motorpool.Pool(engine="ray") as second:
+            assert second.map_async(workloads.square, range(5)).get(DEADLINE) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.ray
+def test_ray_replaces_workers_after_so_many_tasks(ray_cluster):
+    """`maxtasksperchild` is kept on Ray."""
+    with motorpool.Pool(2, maxtasksperchild=5, engine="ray") as pool:
+        pids = pool.map(workloads.process_id, range(20))
+
+    assert max(Counter(pids).values()) <= 5
+
+
+# Dask only.
+
+
+@pytest.mark.dask
+def test_dask_shows_the_name_of_the_function(dask_cluster):
+    """On the dashboard, tasks stand under the name of what they call."""
+
+    def names(dask_scheduler):
+        return list(dask_scheduler.task_prefixes)
+
+    with motorpool.Pool(engine=dask_cluster.engine) as pool:
+        pool.map(workloads.note_run, [], 1)
+        pool.map(workloads.square, range(5))
+
+    assert "square" in dask_cluster.client.run_on_scheduler(names)
+
+
+@pytest.mark.dask
+def test_dask_that_lost_all_its_workers_is_waited_for(dask_cluster):
+    """Work goes on when the first worker is back, and nothing is lost."""
+    with motorpool.Pool(engine=dask_cluster.engine) as pool:
+        assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
+        for _ in range(NODES):
+            dask_cluster.kill_node()
+        eventually(lambda: dask_cluster.cpus() == 0)
+        result = pool.map_async(workloads.square, range(50), 5)
+        dask_cluster.add_node()
+
+        assert result.get(DEADLINE) == [item * item for item in range(50)]
+
+
+@pytest.mark.dask
+def test_dask_client_is_left_alone(dask_cluster):
+    """A client that is passed stays the user's."""
+    with motorpool.Pool(engine=dask_cluster.client) as pool:
+        assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
+
+    assert dask_cluster.client.submit(abs, -3).result(DEADLINE) == 3
+
+
+@pytest.mark.dask
+def test_dask_cluster_in_this_process_is_left_alone():
+    """A `LocalCluster` that is passed stays the user's, one of threads too."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0"
+    ) as local:
+        with motorpool.Pool(engine=local) as pool:
+            assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
+        with distributed.Client(local, set_as_default=False) as client:
+            assert client.submit(abs, -3).result(DEADLINE) == 3
+
+
+@pytest.mark.dask
+def test_dask_worker_that_a_nanny_restarts_is_used(run_script):
+    """On a cluster of one worker, the pool goes on with the one that comes after it."""
+    pytest.importorskip("distributed")
+    source = """
+import os, motorpool
+def die(item):
+    if item == 1:
+        os._exit(3)
+    return item
+with motorpool.Pool(1) as pool:
+    results = pool.imap(die, range(5))
+    got = []
+    for _ in range(5):
+        try:
+            got.append(next(results))
+        except motorpool.WorkerLostError as error:
+            got.append(f"lost {error.index}")
+    print(got)
+"""
+    script = run_script(source, {"MOTORPOOL_ENGINE": "dask"})
+    out, err = script.communicate(timeout=DEADLINE)
+
+    assert out.splitlines()[-1] == "[0, 'lost 1', 2, 3, 4]", err
