@@ -27,6 +27,13 @@ class Lookout:
 
     def look(self) -> MemoryNews | None:
         """Return the news, if there are any."""
+        try:
+            return self._look()
+        except KeyboardInterrupt as interrupt:
+            # Ctrl-C may come while a missing file's error is handled; that is nobody's business.
+            raise interrupt from None
+
+    def _look(self) -> MemoryNews | None:
         OOM_KILLS.refresh()
         if self._room is None:
             self._room = Room()
