@@ -303,14 +303,9 @@ def test_types_are_those_of_the_standard_library(pool, engine):
 
     assert isinstance(pool, kind)
     assert isinstance(pool, motorpool.ThreadPool if engine == "threads" else motorpool.Pool)
-    result = pool.apply_async(workloads.square, (1,))
-    assert isinstance(result, multiprocessing.pool.AsyncResult)
-    results = pool.map_async(workloads.square, [1])
-    assert isinstance(results, multiprocessing.pool.MapResult)
-    iterator = pool.imap(workloads.square, [1])
-    assert isinstance(iterator, multiprocessing.pool.IMapIterator)
-    # An executor whose processes are killed at work keeps pipes of its own open.
-    assert [result.get(DEADLINE), *results.get(DEADLINE), *iterator] == [1, 1, 1]
+    assert isinstance(pool.apply_async(workloads.square, (1,)), multiprocessing.pool.AsyncResult)
+    assert isinstance(pool.map_async(workloads.square, [1]), multiprocessing.pool.MapResult)
+    assert isinstance(pool.imap(workloads.square, [1]), multiprocessing.pool.IMapIterator)
 
 
 # Iterators

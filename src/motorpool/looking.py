@@ -44,9 +44,7 @@ def _look_once(
     with lock:
         after = [task_of(worker, engine, scheduler, jobs) for worker in workers]
     stacks = Stacks(
-        task._replace(stack=texts[0], threads=tuple(texts[1:]))
-        for task, texts in zip(tasks, found, strict=True)
-        if task.pid
+        task._replace(stack=texts[0]) for task, texts in zip(tasks, found, strict=True) if task.pid
     )
     return stacks, [task[:5] for task in tasks] == [task[:5] for task in after]
 

@@ -5,7 +5,7 @@ import re
 from typing import NamedTuple
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<name>.*)')
-_HEADER = re.compile(r"^(?:Current thread|Thread) 0x.*:$", re.MULTILINE)
+_HEADER = re.compile(r"^Stack \(most recent call first\):$", re.MULTILINE)
 
 # What calls tasks, and what calls that.
 _RUN = "motorpool/worker/run.py"
@@ -36,8 +36,6 @@ class WorkerStack(NamedTuple):
     stack
         The calls of the task's thread, the most recent last, without
         motorpool's own. If it could not be had, the reason, in parentheses.
-    threads
-        The same for the other Python threads of the worker.
     """
 
     pid: int
@@ -47,15 +45,12 @@ class WorkerStack(NamedTuple):
     item: str | None
     seconds: float | None
     stack: str
-    threads: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return it all as text, much like a traceback."""
         lines = [f"{self.worker} (pid {self.pid}) {self._doing()}"]
         if self.stack:
             lines.append(self.stack.rstrip("\n"))
-        for stack in self.threads:
-            lines += ["  another thread:", stack.rstrip("\n")]
         return "\n".join(lines)
 
     def _doing(self) -> str:
@@ -78,12 +73,8 @@ class Stacks(tuple[WorkerStack, ...]):
 
 
 def parse_dump(text: str) -> list[list[Frame]]:
-    """Return the stacks in a dump of `faulthandler`, one a thread, the main thread's first.
-
-    In each, the most recent call comes last.
-    """
-    # The threads come in the reverse of the order in which they began.
-    return [_parse_thread(block) for block in reversed(_HEADER.split(text)[1:])]
+    """Return the stacks in a dump of `faulthandler`; in each, the most recent call comes last."""
+    return [_parse_thread(block) for block in _HEADER.split(text)[1:]]
 
 
 def _parse_thread(block: str) -> list[Frame]:

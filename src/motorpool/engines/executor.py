@@ -86,7 +86,8 @@ class ExecutorEngine(RemoteEngine):
         try:
             self.finished(task, future.result())
         except (Exception, CancelledError) as error:
-            self.failed(task, error)
+            # Its frames lead back to whoever cancelled, and would keep what they hold.
+            self.failed(task, error.with_traceback(None))
 
     def _close(self, patience: float) -> None:
         """Let go of the executor; shut it down if it was made here."""

@@ -48,8 +48,8 @@ class Asked(NamedTuple):
 def ask_stacks(targets: Sequence[Target | None]) -> Callable[[], list[tuple[str, ...]]]:
     """Ask targets for their stacks, and return a function that waits for them.
 
-    It gives the stacks of each target, one a thread, that of the tasks first.
-    Where there is none, the first text is the reason, in parentheses.
+    It gives the stack of each target's tasks; where there is none, the reason,
+    in parentheses.
     """
     asked = [_ask(target) for target in targets]
     deadline = time.monotonic() + ANSWER_SECONDS

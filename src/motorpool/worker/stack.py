@@ -20,7 +20,8 @@ def listen() -> int:
     """Answer `STACK_SIGNAL` from now on; return the descriptor of the file that is written."""
     global _fd
     inherited, _fd = _fd, os.memfd_create(NAME)
-    faulthandler.register(STACK_SIGNAL, file=_fd, all_threads=True)
+    # Not of all threads: others run meanwhile, and may be gone while they are looked at.
+    faulthandler.register(STACK_SIGNAL, file=_fd, all_threads=False)
     if inherited >= 0:  # This is a pool within a forked worker.
         os.close(inherited)
     return _fd
