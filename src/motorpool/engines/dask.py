@@ -34,8 +34,11 @@ from motorpool.worker.space import home
 _INLINE_BYTES = 1 << 20
 # How often to look which workers there are.
 _WATCH_SECONDS = 0.5
-# How long to look for a process that can read the logbook of a dead worker.
+# How long to look for a process that can read the logbook of a dead worker,
+# while there are others. As long as there is none, nothing could go on anyway.
 _READ_SECONDS = 5.0
+# How long such a process may take, which may be dead itself and not known to be.
+_CALL_SECONDS = 2.0
 _CLOSE_SECONDS = 2.0
 # Of `engine_options`, what goes along with each task; with "dask", the rest is
 # for the `LocalCluster`, else for the `Client`.
@@ -342,8 +345,8 @@ class DaskEngine(ClusterEngine):
     async def _read_and_bury(self, place: _Place, slots: list[_Slot]) -> None:
         record = None
         if any(slot.tasks for slot in slots):
-            with suppress(Exception, asyncio.CancelledError):
-                record = await asyncio.wait_for(self._read(place), _READ_SECONDS)
+            with suppress(asyncio.CancelledError):
+                record = await self._read(place)
         cause = RuntimeError(f"the Dask worker {place.address} left the cluster")
         for slot in slots:
             self.later(partial(self.bury, slot, record, cause))
@@ -359,15 +362,20 @@ class DaskEngine(ClusterEngine):
 
     async def _read(self, place: _Place) -> Record | None:
         """Have another worker on the same machine read the logbook, perhaps one that comes yet."""
-        while True:
+        now = asyncio.get_running_loop().time
+        end = now() + _READ_SECONDS
+        while now() < end:
+            if not self._places:
+                end = now() + _READ_SECONDS
             others = [other for other in list(self._places.values()) if other.host == place.host]
             for other in others:
                 with suppress(Exception):
-                    record: Record | None = await self._call(
-                        read_logbook, place.logbook, [other.address]
+                    record: Record | None = await asyncio.wait_for(
+                        self._call(read_logbook, place.logbook, [other.address]), _CALL_SECONDS
                     )
                     return record
             await asyncio.sleep(0.1)
+        return None
 
     async def _call(self, function: Any, argument: Any, workers: list[str]) -> Any:
         answers = await self._client.run(function, argument, workers=workers, asynchronous=True)
