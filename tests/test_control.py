@@ -523,7 +523,7 @@ def test_cancel_from_another_thread_wakes_who_waits(pool, gate):
     result = pool.apply_async(slow(gate), (SLOW,))
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         waiting = executor.submit(outcome, result)
-        assert eventually(pool._driver._driving.locked)
+        assert eventually(pool._driver._turns.is_driven)
         assert result.cancel()
 
         assert type(waiting.result(DEADLINE)) is TaskCancelledError

@@ -24,7 +24,7 @@ class CallBatch:
         self.error: BaseException | None = None
         self._results: dict[int, AsyncResult[Any]] = {}
         self._told = 0
-        self._is_open = True
+        self.is_open = True
         self._places: dict[int, int] = {}  # of results, as far as the first `_placed`
         self._placed = 0
 
@@ -60,11 +60,11 @@ class CallBatch:
         """Return whether more may come, and how many calls came since the last time."""
         length = self.buffer.length
         arrived, self._told = length - self._told, length
-        return self._is_open, arrived
+        return self.is_open, arrived
 
     def stop(self) -> None:
         """Take no more calls."""
-        self._is_open = False
+        self.is_open = False
 
     # The record: called by the driver.
 

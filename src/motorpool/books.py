@@ -1,41 +1,299 @@
-"""The driver's lock, which closes the books when an exception comes while it is held."""
+"""The jobs that are outstanding, and the scheduler that decides about them.
 
+An event goes in, the scheduler answers with commands, and these are carried
+out. All of it with the driver's lock held.
+"""
+
+import time
+import weakref
+from collections import deque
 from collections.abc import Callable
-from types import TracebackType
+from itertools import count
 from typing import Any
 
+from motorpool.batch import CallBatch
+from motorpool.callbacks import CallbackThread
+from motorpool.engines.base import Engine, Function
 from motorpool.errors import MotorpoolError
+from motorpool.feeder import Buffer, Feeder
+from motorpool.jobs import Job, Record, failed_error, start_error
+from motorpool.looking import LateStacks, stack_of, task_of, tell_slow
+from motorpool.messages import (
+    BreakPool,
+    ChunkRefused,
+    Command,
+    Deliver,
+    Event,
+    FailItem,
+    FinishJob,
+    InputArrived,
+    KillWorker,
+    LookAtWorker,
+    NameSlow,
+    RecallChunks,
+    SendChunk,
+    StartWorker,
+    StopWorker,
+    WorkerNotStarted,
+    WorkerStarted,
+)
+from motorpool.results import Stream
+from motorpool.scheduler import Cost, Scheduler
 
 
 class Books:
-    """The driver's lock; an exception while it is held closes the books (see `Driver`)."""
+    """Jobs, their inputs and their scheduler.
+
+    Parameters
+    ----------
+    engine
+        Where the workers live.
+    scheduler
+        What decides.
+    callbacks
+        A thread that may call what must not be called under a lock.
+    wake
+        Called when results have come that another thread may be waiting for.
+    """
 
     def __init__(
-        self, lock: Any, reset: Callable[[BaseException], None], complete: Callable[[], None]
-    ) -> None:
-        self._lock = lock
-        self._reset = reset
-        self._complete = complete
-
-    def __enter__(self) -> None:
-        """Take the lock, and put the direct call, if there is one, on the books."""
-        self._lock.acquire()
-        self._complete()
-
-    def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: TracebackType | None,
+        engine: Engine,
+        scheduler: Scheduler,
+        callbacks: CallbackThread,
+        wake: Callable[[], None],
     ) -> None:
-        """Leave the lock."""
-        try:
-            if error is not None:
-                self.close(error)
-        finally:
-            self._lock.release()
+        self.engine = engine
+        self.scheduler = scheduler
+        self.jobs: dict[int, Job] = {}
+        self.end: BaseException | None = None  # why no job will ever end
+        # Jobs to be ended as soon as the lock is free, and with which error;
+        # None: nobody wants them any more.
+        self.dropped: deque[tuple[int, BaseException | None]] = deque()
+        self._callbacks = callbacks
+        self._wake = wake
+        self._inputs: dict[int, Feeder | CallBatch] = {}
+        self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()
+        self._numbers = count()
+        self._late_stacks = LateStacks()
 
-    def close(self, error: BaseException) -> None:
-        """Close the books because of `error`, if it is not one that is raised on purpose."""
-        if not isinstance(error, (MotorpoolError, TypeError)):
-            self._reset(error)
+    # Jobs.
+
+    def add(self, record: Record, function: Function, items: Any) -> int:
+        """Put a job on the books and return its number; its `JobSubmitted` is to follow."""
+        job = next(self._numbers)
+        self.jobs[job] = Job(record, function, items)
+        record.job = job
+        return job
+
+    def cost_of(self, func: Any) -> Cost:
+        """Return what is known of the time that `func` takes."""
+        try:
+            cost = self._costs.get(func)
+            if cost is None:
+                cost = self._costs[func] = Cost()
+        except TypeError:  # no hash, or no weak reference
+            cost = Cost()
+        return cost
+
+    def remove(self, number: int) -> Job | None:
+        """Take a job off the books, and end its input."""
+        job = self.jobs.pop(number, None)
+        source = self._inputs.pop(number, None)
+        if source is not None:
+            source.stop()
+        if job is not None and self.end is None:
+            self.engine.forget(job.function)
+        return job
+
+    def fail_all(self, error: BaseException) -> None:
+        """Take all jobs off the books; they end with `error`."""
+        for number in list(self.jobs):
+            job = self.remove(number)
+            if job is not None:
+                job.record.fail_all(error)
+
+    def unwanted(self) -> list[int]:
+        """Return the jobs that nobody waits for any more."""
+        return [
+            number
+            for number, job in self.jobs.items()
+            if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False)
+        ]
+
+    def break_down(self, error: BaseException) -> None:
+        """Fail all jobs: none will ever end."""
+        self.end = self.end or error
+        self.fail_all(error)
+        self._wake()
+
+    def reset(self, error: BaseException) -> None:
+        """Fail all jobs, because they may be half on the books, and begin with new workers."""
+        for worker in list(self.scheduler.workers):
+            self.engine.kill_worker(worker)
+        self.fail_all(error)
+        self.scheduler = self.scheduler.succeed()
+        self._wake()
+
+    # Inputs that are still growing.
+
+    def add_input(self, job: int, source: Feeder | CallBatch) -> None:
+        """Take note that items of a job come from `source` as they arrive."""
+        self._inputs[job] = source
+
+    def input_of(self, job: int) -> Feeder | CallBatch | None:
+        """Return what a job's items come from, None if they are all there."""
+        return self._inputs.get(job)
+
+    def sync_inputs(self) -> None:
+        """Tell the scheduler of all items that have arrived."""
+        for job in list(self._inputs):
+            self.sync_input(job)
+
+    def sync_input(self, job: int) -> None:
+        """Tell the scheduler of the items of a job that have arrived, and of their end."""
+        source = self._inputs.get(job)
+        if source is None:
+            return
+        is_open, arrived = source.news()
+        if arrived or not is_open:
+            if not is_open:
+                del self._inputs[job]
+                record = self.jobs[job].record
+                if source.error is not None and isinstance(record, Stream):
+                    record.end_with(source.error)
+            self.handle(InputArrived(job, arrived, is_open))
+
+    # Events and commands.
+
+    def handle(self, event: Event) -> None:
+        """Carry out what the scheduler answers to an event."""
+        self.execute(self.scheduler.handle(event, time.monotonic()))
+
+    def execute(self, commands: list[Command]) -> None:
+        """Carry out commands."""
+        for command in commands:
+            self._carry_out[type(command)](self, command)
+
+    def _send_chunk(self, command: SendChunk) -> None:
+        chunk = command.chunk
+        job = self.jobs.get(chunk.job)
+        if job is None:  # The pool broke down meanwhile.
+            return
+        items = job.items[chunk.start : chunk.stop]
+        try:
+            size = self.engine.send_chunk(
+                command.worker, chunk, job.function, items, command.budget
+            )
+        except MotorpoolError as error:
+            self.handle(ChunkRefused(command.worker, chunk.number, error))
+        else:
+            if size is not None:
+                self.scheduler.weigh(chunk.job, chunk.stop - chunk.start, size)
+
+    def _start_worker(self, _command: StartWorker) -> None:
+        try:
+            worker = self.engine.start_worker()
+        except OSError as error:
+            self.handle(WorkerNotStarted(error))
+        else:
+            self.handle(WorkerStarted(worker))
+
+    def _stop_worker(self, command: StopWorker) -> None:
+        self.engine.stop_worker(command.worker)
+
+    def _look_at_worker(self, command: LookAtWorker) -> None:
+        seen = self.engine.look(command.worker)
+        if seen is not None:
+            self.handle(seen)
+
+    def _kill_worker(self, command: KillWorker) -> None:
+        if command.item is not None:
+            self._late_stacks.take(command.worker, self.engine)
+        spared = self.engine.kill_worker(*command)
+        if spared is not None:
+            self.handle(spared)
+
+    def _name_slow(self, command: NameSlow) -> None:
+        task = task_of(command.worker, self.engine, self.scheduler, self.jobs)
+        if task.function is not None:
+            stack = stack_of(command.worker, self.engine)
+            # On a thread that holds no lock.
+            self._callbacks.put(tell_slow, task._replace(stack=stack), _nothing)
+
+    def _recall(self, command: RecallChunks) -> None:
+        self.engine.recall(command.worker)
+
+    def _deliver(self, command: Deliver) -> None:
+        job = self.jobs.get(command.job)
+        if job is not None:
+            job.record.store(command.start, command.values, command.errors)
+            self._delivered(command.job, job, command.start, len(command.values))
+            if command.errors and job.record.stops:
+                self._stop_later(command.job, command.errors[min(command.errors)])
+
+    def _fail_item(self, command: FailItem) -> None:
+        job = self.jobs.get(command.job)
+        if job is not None:
+            error = failed_error(command, job, self._late_stacks.of)
+            job.record.fail(command.item, error)
+            self._delivered(command.job, job, command.item, 1)
+            if job.record.stops:
+                self._stop_later(command.job, error)
+
+    def _stop_later(self, job: int, error: BaseException) -> None:
+        """Have a job stopped when the commands at hand are carried out."""
+        self.dropped.append((job, error))
+
+    def _delivered(self, number: int, job: Job, start: int, length: int) -> None:
+        if type(job.items) is Buffer:
+            job.items.discard(start, start + length)
+        if isinstance(job.record, Stream):
+            self._wake()
+        elif type(job.record) is CallBatch:
+            self._wake()
+            self.close_if_dry(number, job.record)
+
+    def close_if_dry(self, number: int, batch: CallBatch) -> None:
+        """Let a batch end if every call in it has its result."""
+        if batch.is_dry():
+            batch.stop()
+            self.sync_input(number)
+
+    def _finish_job(self, command: FinishJob) -> None:
+        job = self.remove(command.job)
+        if job is not None:
+            job.record.finish()
+            self._wake()
+
+    def _break_pool(self, command: BreakPool) -> None:
+        lost = command.lost
+        if lost is not None and lost.cause is not None:
+            msg = f"no worker can be started: {lost.cause}"
+        elif lost is not None:
+            msg = (
+                f"workers end before they have started: the last one, {lost.pid}, with exit code "
+                f"{lost.exitcode}. The initializer, or what it imports, ends the process."
+            )
+        else:
+            msg = f"no worker can be started: {command.error}"
+        cause = command.error or (lost.cause if lost is not None else None)
+        self.break_down(start_error(cause, msg))
+
+    _carry_out: dict[type[Any], Callable[["Books", Any], None]] = {  # noqa: RUF012 - a table
+        SendChunk: _send_chunk,
+        StartWorker: _start_worker,
+        StopWorker: _stop_worker,
+        LookAtWorker: _look_at_worker,
+        KillWorker: _kill_worker,
+        NameSlow: _name_slow,
+        RecallChunks: _recall,
+        Deliver: _deliver,
+        FailItem: _fail_item,
+        FinishJob: _finish_job,
+        BreakPool: _break_pool,
+    }
+
+
+def _nothing() -> None:
+    """Do nothing."""
