@@ -75,7 +75,8 @@ class Turns:
         """Take one turn if it is due and nobody else drives."""
         if self._driving.acquire(False):
             try:
-                self._attendant.rest()
+                if self._attendant.is_attending:
+                    self._attendant.rest()
                 if is_due():
                     self._work.turn(MOST_SECONDS)
             finally:
