@@ -29,9 +29,10 @@ if _typing.TYPE_CHECKING:
         WorkerLostError,
         WorkerStartError,
     )
+    from motorpool.iterators import IMapIterator, IMapUnorderedIterator
     from motorpool.options import MapOptions, TaskOptions
     from motorpool.pool import Pool, ThreadPool
-    from motorpool.results import AsyncResult, IMapIterator, IMapUnorderedIterator, MapResult
+    from motorpool.results import AsyncResult, MapResult
 
 __version__ = "0.1.0"
 
@@ -55,9 +56,10 @@ _HOMES = {
         "WorkerLostError",
         "WorkerStartError",
     ),
+    "iterators": ("IMapIterator", "IMapUnorderedIterator"),
     "options": ("MapOptions", "TaskOptions"),
     "pool": ("Pool", "ThreadPool"),
-    "results": ("AsyncResult", "IMapIterator", "IMapUnorderedIterator", "MapResult"),
+    "results": ("AsyncResult", "MapResult"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

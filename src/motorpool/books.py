@@ -16,6 +16,7 @@ from motorpool.callbacks import CallbackThread
 from motorpool.engines.base import Engine, Function
 from motorpool.errors import MotorpoolError
 from motorpool.feeder import Buffer, Feeder
+from motorpool.iterators import Stream
 from motorpool.jobs import Job, Record, failed_error, start_error
 from motorpool.looking import LateStacks, stack_of, task_of, tell_slow
 from motorpool.messages import (
@@ -37,7 +38,6 @@ from motorpool.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
-from motorpool.results import Stream
 from motorpool.scheduler import Cost, Scheduler
 
 

@@ -31,6 +31,7 @@ from motorpool.calls import Calls
 from motorpool.engines.base import Engine, StartFailed
 from motorpool.errors import ForkedPoolError, InternalError, PoolClosedError
 from motorpool.feeder import Feeder
+from motorpool.iterators import Stream
 from motorpool.jobs import Record, start_error
 from motorpool.lock import BooksLock
 from motorpool.looking import look
@@ -44,7 +45,7 @@ from motorpool.messages import (
     JobSubmitted,
     Tick,
 )
-from motorpool.results import AsyncResult, Stream, terminated, unwanted
+from motorpool.results import AsyncResult, terminated, unwanted
 from motorpool.scheduler import Scheduler
 from motorpool.stacks import Stacks
 from motorpool.this_process import PROCESS

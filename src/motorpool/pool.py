@@ -17,16 +17,11 @@ from motorpool.checks import (
 )
 from motorpool.driver import Driver
 from motorpool.engines.choose import Request, check_timeout, choose, make_engine
+from motorpool.iterators import IMapIterator, IMapUnorderedIterator
 from motorpool.lifecycle import TERMINATE, Lifecycle
 from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR, Control
 from motorpool.options import DEFAULT, MapOptions, Options, TaskOptions
-from motorpool.results import (
-    AsyncResult,
-    Callback,
-    IMapIterator,
-    IMapUnorderedIterator,
-    MapResult,
-)
+from motorpool.results import AsyncResult, Callback, MapResult
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -1,14 +1,11 @@
-"""What a caller waits on: results of jobs, and iterators over results.
+"""What a caller waits on: the results of calls and of maps; `iterators.py` has those of `imap`.
 
 A job's *record* is the driver's side of it: where values go, and what happens
-when all are there. `AsyncResult` and `MapResult` are their own records; an
-iterator has a `Stream`, so that dropping the iterator can cancel the job.
+when all are there. `AsyncResult` and `MapResult` are their own records.
 """
 
 import multiprocessing.pool
-import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -192,7 +189,7 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         True
         cancelled
         """
-        if not self._is_complete and self._driver.stop(self, _cancelled()):
+        if not self._is_complete and self._driver.stop(self, cancelled()):
             self._is_cancelled = True
             self._see()  # Whoever cancels knows.
         return self._is_cancelled
@@ -333,211 +330,8 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         super().finish()
 
 
-class _Raise:
-    """An exception in a stream, to be raised when its turn comes; None for nothing at all."""
-
-    __slots__ = ("error",)
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-class Stream:
-    """The record of an `imap`: results in the order in which they are to be given out."""
-
-    stops = False  # but at an error that is given out
-
-    def __init__(self, *, ordered: bool, on_error: str = "raise") -> None:
-        self.job = -1
-        self._on_error = on_error
-        self.is_complete = False
-        self.is_cancelled = False
-        self._ordered = ordered
-        self._ready: list[Any] = []
-        self._early: dict[int, list[Any]] = {}
-        self._next = 0
-        self._end_error: BaseException | None = None
-        # The thread that drives adds, the one that iterates takes.
-        self._lock = threading.Lock()
-
-    def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
-        """Take values from position `start` on."""
-        for offset, error in (errors or {}).items():
-            values[offset] = self._in_place(error)
-        self._add(start, values)
-
-    def fail(self, index: int, error: BaseException) -> None:
-        """Take an item's exception."""
-        self._add(index, [self._in_place(error)])
-
-    def _in_place(self, error: BaseException) -> Any:
-        """Return what is given out for an item that failed."""
-        if self._on_error == "return":
-            return error
-        return _Raise(None if self._on_error == "skip" else error)
-
-    def _add(self, start: int, values: list[Any]) -> None:
-        with self._lock:
-            if not self._ordered:
-                self._ready.extend(values)
-                return
-            self._early[start] = values
-            while self._next in self._early:
-                values = self._early.pop(self._next)
-                self._next += len(values)
-                self._ready.extend(values)
-
-    def finish(self) -> None:
-        """All is there."""
-        self.is_complete = True
-
-    def end_with(self, error: BaseException) -> None:
-        """Give out `error`, which the input raised, after the results of what came before."""
-        self._end_error = error
-
-    def give_up(self, error: BaseException) -> None:
-        """End with `error` after what is ready."""
-        self.fail_all(error)
-
-    def fail_all(self, error: BaseException) -> None:
-        """End with `error` after what is ready."""
-        self.is_cancelled = True
-        self._end_error = error
-        self.is_complete = True
-
-    def drop(self) -> None:
-        """Give out nothing more."""
-        self.is_complete = True
-        with self._lock:
-            self._ready.clear()
-            self._early.clear()
-            self._end_error = None
-
-    def has_news(self) -> bool:
-        """Tell whether there is anything to give out, be it the end."""
-        return bool(self._ready) or self.is_complete
-
-    def take(self) -> list[Any]:
-        """Take what is ready, the next one last."""
-        with self._lock:
-            ready, self._ready = self._ready, []
-            if not ready and self.is_complete and self._end_error is not None:
-                ready, self._end_error = [_Raise(self._end_error)], None
-        ready.reverse()
-        return ready
-
-
-class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: ignore[type-arg]
-    """The iterator of `imap`, in the order of the input.
-
-    Dropping it before its end cancels what has not begun.
-    """
-
-    _ordered = True
-
-    def __init__(self, driver: Waiting, pool: object, on_error: str = "raise") -> None:
-        self._driver = driver
-        self._pool = pool
-        self._stream = Stream(ordered=self._ordered, on_error=on_error)
-        self._stops = on_error == "stop"
-        # Given out from its end; shared by threads that iterate together.
-        self._batch: list[Any] = []
-        self._has_begun = False
-
-    def start(self, job: int) -> None:
-        """Belong to `job` from now on."""
-        weakref.finalize(self, self._driver.abandon, job).atexit = False
-
-    @property
-    def stream(self) -> Stream:
-        """The record of this iterator's job."""
-        return self._stream
-
-    def __iter__(self) -> "IMapIterator[R]":
-        """Return itself."""
-        return self
-
-    def next(self, timeout: float | None = None) -> R:
-        """Return the next result.
-
-        Parameters
-        ----------
-        timeout
-            Seconds to wait at the most; None for as long as it takes.
-
-        Raises
-        ------
-        StopIteration
-            After the last.
-        motorpool.TimeoutError
-            If the result is not there in time; a later call may still get it.
-        Exception
-            What the task raised; the next call goes on with the next item.
-        """
-        deadline = deadline_of(timeout)
-        while True:
-            if not self._batch:
-                self._refill(timeout, deadline)
-                continue
-            try:
-                value = self._batch.pop()
-            except IndexError:  # Another thread took the last one.
-                continue
-            if type(value) is _Raise:
-                if value.error is None:  # skipped
-                    continue
-                if self._stops:
-                    self._stop(value.error)
-                raise value.error
-            result: R = value
-            return result
-
-    def __next__(self, timeout: float | None = None) -> R:
-        """Return the next result."""
-        return self.next(timeout)
-
-    def cancel(self) -> bool:
-        """Cancel the rest, and return whether there was any; see `AsyncResult.cancel`.
-
-        Results that are ready are still given out. Then comes a
-        `TaskCancelledError`, then the end.
-        """
-        return self._driver.stop(self._stream, _cancelled())
-
-    def _stop(self, error: BaseException) -> None:
-        self._driver.stop(self._stream, error)
-        self._stream.drop()
-        self._batch.clear()
-
-    def _refill(self, timeout: float | None, deadline: float | None) -> None:
-        stream = self._stream
-        starved = self._has_begun and not stream.has_news()
-        if not self._driver.wait_until(stream.has_news, deadline):
-            msg = f"no result within {timeout} s"
-            raise TimeoutError(msg)
-        batch = stream.take()
-        if not batch:
-            if not stream.is_complete:
-                return
-            self._pool = None
-            raise StopIteration
-        self._has_begun = True
-        if not stream.is_complete:
-            # What is taken makes room for as many new inputs.
-            self._driver.consumed(stream.job, len(batch), starved=starved)
-        self._batch[:0] = batch
-
-
-class IMapUnorderedIterator(
-    IMapIterator[R],
-    multiprocessing.pool.IMapUnorderedIterator,  # type: ignore[type-arg]
-):
-    """The iterator of `imap_unordered`, in the order in which results come."""
-
-    _ordered = False
-
-
-def _cancelled() -> TaskCancelledError:
+def cancelled() -> TaskCancelledError:
+    """Return the error of what its caller cancelled."""
     return TaskCancelledError("the call was cancelled before its result was there")
 
 
@@ -555,10 +349,10 @@ def unwanted() -> PoolTerminatedError:
 
 __all__ = [
     "AsyncResult",
-    "IMapIterator",
-    "IMapUnorderedIterator",
     "MapResult",
-    "Stream",
+    "Waiting",
+    "cancelled",
+    "deadline_of",
     "terminated",
     "unwanted",
 ]
