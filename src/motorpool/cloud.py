@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import cloudpickle
 
-from motorpool.mirror import module_globals
+from motorpool.mirror import define, make_class, module_globals
 from motorpool.reducers import MAIN_MODULES, reducers
 
 Name = tuple[str, str]
@@ -34,6 +34,17 @@ class MirrorGlobals(dict[str, Any]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Name the module instead of sending its contents."""
         return module_globals, (self.module,)
+
+
+class Definition:
+    """A name of a mirrored module; is set there when this is unpickled."""
+
+    def __init__(self, module: str, name: str, value: object) -> None:
+        self._definition = module, name, value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Set the name at once, because what follows may use it while it is unpickled."""
+        return define, self._definition
 
 
 class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -80,7 +91,18 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, type) and vars(obj).get("__slots__") and reduced is not NotImplemented:
             # Slots must be there when a class is made; cloudpickle sets them afterwards.
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
+        if isinstance(obj, type) and isinstance(reduced, tuple):
+            reduced = self._without_hooks(obj, reduced)
         return reduced
+
+    def _without_hooks(self, cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Have a class made without the hooks that its class statement has called."""
+        bases = [base for base in cls.__mro__[1:-1] if "__init_subclass__" in vars(base)]
+        if not bases or reduced[0].__name__ != "_make_skeleton_class":
+            return reduced
+        homes = {base: home_of(base) for base in bases}
+        sent = [base for base in bases if homes[base] is None or homes[base] in self.by_value]
+        return make_class, (sent, *reduced[1]), *reduced[2:]
 
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
         reduced = super()._dynamic_function_reduce(func)
@@ -176,4 +198,11 @@ def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
             yield from _names_in_code(constant)
 
 
-__all__ = ["CloudPickler", "dump_and_collect", "dumps_by_value", "home_of", "names_in"]
+__all__ = [
+    "CloudPickler",
+    "Definition",
+    "dump_and_collect",
+    "dumps_by_value",
+    "home_of",
+    "names_in",
+]

@@ -141,7 +141,7 @@ class Definitions:
     """Packs definitions for workers, each set of them once."""
 
     def __init__(self) -> None:
-        self._packed: tuple[dict[Name, Any], bytes] | None = None
+        self._packed: tuple[dict[Name, Any], tuple[bytes, set[Name]]] | None = None
         self._closures: dict[tuple[Name, ...], Closure] = {}
 
     def pack_for(self, known: Known, roots: Iterable[Name], *, learn: bool = True) -> bytes | None:
@@ -152,16 +152,17 @@ class Definitions:
         roots = (*known.outdated(), *roots)
         if not roots:
             return None
-        names, assigned = self._closure_of(roots)
-        missing = {
-            name: value
-            for name, value in names.items()
-            if value is not _MISSING
-            and not (known.has(name) if name in assigned else known.has_current(name, value))
-        }
-        if not missing:
-            return None
-        pickled = self._pack(missing, known)
+        needs = self._closure_of(roots)
+        while True:
+            missing = _missing(needs, known)
+            if not missing:
+                return None
+            pickled, referred = self._pack(missing, known)
+            # By values, such as a registry's classes, and not by code.
+            further = [n for n in referred if n not in needs.names and not _is_machinery(n[1])]
+            if not further:
+                break
+            needs = self._closures[roots] = closure((*needs.names, *further))
         if learn:
             known.learn(missing)
         return pickled
@@ -174,7 +175,8 @@ class Definitions:
             found = self._closures[roots] = closure(roots)
         return found
 
-    def _pack(self, missing: dict[Name, Any], known: Known) -> bytes:
+    def _pack(self, missing: dict[Name, Any], known: Known) -> tuple[bytes, set[Name]]:
+        """Return definitions pickled, and the names that they refer to."""
         if self._packed is not None and _same(self._packed[0], missing):
             return self._packed[1]
         pickled = _dump(missing, known)
@@ -182,16 +184,37 @@ class Definitions:
         return pickled
 
 
+def _missing(needs: Closure, known: Known) -> dict[Name, Any]:
+    """Return what a worker lacks, or knows in an older version."""
+    return {
+        name: value
+        for name, value in needs.bound().items()
+        if not (known.has(name) if name in needs.assigned else known.has_current(name, value))
+    }
+
+
+def in_order(names: dict[Name, Any]) -> list[tuple[Name, Any]]:
+    """Return functions, then classes, bases first, then what may call them when it is unpickled."""
+
+    def rank(entry: tuple[Name, Any]) -> tuple[int, int]:
+        value = entry[1]
+        if isinstance(value, type):
+            return 1, len(value.__mro__)
+        return (0 if isinstance(value, types.FunctionType) else 2), 0
+
+    return sorted(names.items(), key=rank)
+
+
 def _same(one: dict[Name, Any], other: dict[Name, Any]) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _dump(missing: dict[Name, Any], known: Known) -> bytes:
-    from motorpool.cloud import dump_and_collect
+def _dump(missing: dict[Name, Any], known: Known) -> tuple[bytes, set[Name]]:
+    from motorpool.cloud import Definition, dump_and_collect
 
-    def dump(names: dict[Name, Any]) -> bytes:
-        triples = [(*name, value) for name, value in names.items()]
-        return dump_and_collect(triples, frozenset(names))[0]
+    def dump(names: dict[Name, Any]) -> tuple[bytes, set[Name]]:
+        definitions = [Definition(*name, value) for name, value in in_order(names)]
+        return dump_and_collect(definitions, frozenset(names))
 
     try:
         return dump(missing)

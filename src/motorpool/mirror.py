@@ -14,7 +14,8 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
@@ -94,7 +95,41 @@ def module_globals(name: str) -> dict[str, Any]:
     return vars(module)
 
 
-def define(definitions: Sequence[tuple[str, str, Any]]) -> None:
-    """Set names of mirrored modules."""
-    for module, name, value in definitions:
-        module_globals(module)[name] = value
+def define(module: str, name: str, value: object) -> None:
+    """Set a name of a mirrored module; called by definitions."""
+    module_globals(module)[name] = value
+
+
+def make_class(quiet: Sequence[type], *arguments: Any) -> type:
+    """Return a class that is made here anew, still empty; called by definitions.
+
+    What `__init_subclass__` of the bases `quiet` did is part of what is sent,
+    and must not be done twice. That of other bases is called; if it wants
+    keywords of the class statement, which are not known any more, without it.
+    """
+    from cloudpickle.cloudpickle import _make_skeleton_class
+
+    try:
+        with _quiet(quiet):
+            made = _make_skeleton_class(*arguments)
+    except TypeError:
+        bases = [base for one in arguments[2] for base in one.__mro__]
+        with _quiet(bases):
+            made = _make_skeleton_class(*arguments)
+    return made  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _quiet(bases: Sequence[type]) -> Iterator[None]:
+    hooks: dict[type, Any] = {}
+    try:
+        for base in bases:
+            hook = vars(base).get("__init_subclass__")
+            if hook is not None:
+                with suppress(TypeError):  # written in C
+                    type.__delattr__(base, "__init_subclass__")
+                    hooks[base] = hook
+        yield
+    finally:
+        for base, hook in hooks.items():
+            type.__setattr__(base, "__init_subclass__", hook)

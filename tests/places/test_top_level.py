@@ -248,6 +248,85 @@ print([one.value for one in slotted])
         check="assert all(type(one) is Slotted for one in slotted)",
     ),
     Step(
+        "classes that register themselves",
+        """\
+LOADED = []
+
+class Plugin:
+    kinds = {}
+    def __init_subclass__(cls, *, kind):
+        LOADED.append(kind)
+        Plugin.kinds[kind] = cls
+
+class Json(Plugin, kind="json"):
+    def describe(self):
+        return Plugin.kinds["json"] is type(self), sorted(Plugin.kinds), LOADED
+
+class Csv(Plugin, kind="csv"):
+    pass
+
+print(pool.map(Json.describe, [Json()]))
+""",
+        printed="[(True, ['csv', 'json'], ['json', 'csv'])]",
+    ),
+    Step(
+        "local classes that register themselves",
+        """\
+def registering():
+    seen = []
+    class Base:
+        def __init_subclass__(cls, tag):
+            seen.append(tag)
+    class Derived(Base, tag="d"):
+        def tags(self):
+            return seen
+    return Derived
+
+Derived = registering()
+print([pool.map(Derived.tags, [Derived()]) for _ in range(2)])
+""",
+        printed="[[['d']], [['d']]]",
+    ),
+    Step(
+        "a global that needs a helper to be rebuilt",
+        """\
+def with_defaults(state):
+    return {"depth": 1, **state}
+
+class Settings:
+    def __init__(self):
+        self.width = 2
+    def __setstate__(self, state):
+        self.__dict__.update(with_defaults(state))
+
+SETTINGS = Settings()
+SETTINGS.depth = 3
+
+def size(n):
+    return n * SETTINGS.width * SETTINGS.depth
+
+print(pool.map(size, [1, 2]))
+""",
+        printed="[6, 12]",
+    ),
+    Step(
+        "metaclass",
+        """\
+class Meta(type):
+    names = []
+    def __new__(meta, name, bases, namespace):
+        meta.names.append(name)
+        return super().__new__(meta, name, bases, namespace)
+
+class Made(metaclass=Meta):
+    def meta(self):
+        return type(type(self)).__name__
+
+print(pool.map(Made.meta, [Made()]))
+""",
+        printed="['Meta']",
+    ),
+    Step(
         "exception",
         """\
 class Refused(Exception):

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from itertools import count
 from typing import Any
 
-from motorpool.definitions import Closure, Name, closure, remember
+from motorpool.definitions import Closure, Name, closure, in_order, remember
 from motorpool.engines.base import Function
 from motorpool.engines.sources import sources_of
 from motorpool.explain import not_picklable
@@ -164,7 +164,7 @@ def _definitions(func: Any, bound: dict[Name, Any], versions: dict[Name, int]) -
     for module, _ in bound:
         know_by_alias(module)
     try:
-        entries = [(*name, versions[name], value) for name, value in bound.items()]
+        entries = [(*name, versions[name], value) for name, value in in_order(bound)]
         return dump_and_collect(entries, frozenset(bound))[0]
     except Exception as error:
         refused = not_picklable("the function", func, error)

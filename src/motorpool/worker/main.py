@@ -31,7 +31,7 @@ from motorpool.messages import (
     START_FAILED,
     STOP,
 )
-from motorpool.mirror import Mirrors, define
+from motorpool.mirror import Mirrors
 from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.worker.identity import Identity, assume
@@ -342,7 +342,7 @@ class Worker:
 
     def _define(self, payload: bytes) -> None:
         try:
-            define(self._load(payload))
+            self._load(payload)
         except BaseException as error:
             self._definition_error = error
 
