@@ -255,6 +255,25 @@ def fail(person):
 def mixed(thing):
     return type(thing).__name__, thing
 
+class Plugin:
+    kinds = {}
+    def __init_subclass__(cls, *, kind):
+        Plugin.kinds[kind] = cls
+
+class Json(Plugin, kind="json"):
+    def describe(self):
+        return Plugin.kinds["json"] is type(self), SETTINGS.depth
+
+def with_defaults(state):
+    return {"depth": 1, **state}
+
+class Settings:
+    def __setstate__(self, state):
+        self.__dict__.update(with_defaults(state))
+
+SETTINGS = Settings()
+SETTINGS.depth = 3
+
 def main():
     global STEP, grow
     context = multiprocessing.get_context("spawn")
@@ -275,6 +294,7 @@ def main():
                 pool.map(fail, [Person(7)])
             except Sick as error:
                 assert error.args == (7,)
+            assert pool.apply(Json.describe, (Json(),)) == (True, 3)
             class Local:
                 pass
             assert type(pool.apply(lambda: Local())) is Local

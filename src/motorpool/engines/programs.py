@@ -82,9 +82,11 @@ class Program:
         self._call = func, style, payload
         bound = self.needed.bound()
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
-        definitions = _definitions(func, bound, self.versions)
+        definitions = _definitions(func, bound)
         assigned = tuple(self.needed.assigned)
-        self.text = dumps(Text(sources_of(tops), definitions, assigned, style, payload))
+        self.text = dumps(
+            Text(sources_of(tops), definitions, self.versions, assigned, style, payload)
+        )
 
     def is_current(self) -> bool:
         """Tell whether the names are bound as they were, and have not been otherwise in between."""
@@ -156,16 +158,16 @@ class Programs:
         self._programs.pop(function.number, None)
 
 
-def _definitions(func: Any, bound: dict[Name, Any], versions: dict[Name, int]) -> bytes | None:
+def _definitions(func: Any, bound: dict[Name, Any]) -> bytes | None:
     if not bound:
         return None
-    from motorpool.cloud import dump_and_collect
+    from motorpool.cloud import Definition, dump_and_collect
 
     for module, _ in bound:
         know_by_alias(module)
     try:
-        entries = [(*name, versions[name], value) for name, value in in_order(bound)]
-        return dump_and_collect(entries, frozenset(bound))[0]
+        definitions = [Definition(*name, value) for name, value in in_order(bound)]
+        return dump_and_collect(definitions, frozenset(bound))[0]
     except Exception as error:
         refused = not_picklable("the function", func, error)
         raise refused from error

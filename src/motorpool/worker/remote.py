@@ -41,6 +41,7 @@ class Program(NamedTuple):
 
     sources: dict[str, Source]
     definitions: bytes | None
+    versions: dict[tuple[str, str], int]
     assigned: tuple[tuple[str, str], ...]
     style: int
     function: bytes
@@ -145,7 +146,7 @@ def _load(key: Key, pickled: bytes | None) -> _Loaded:
     if program.sources and not isinstance(space, HomeSpace):
         install(program.sources)
     if program.definitions is not None:
-        space.define(program.definitions, program.assigned, program.sources)
+        space.define(program.definitions, program.versions, program.assigned, program.sources)
     func = space.loads(program.function, program.sources)
     loaded = _programs[key] = _Loaded(
         space, program.sources, caller(func, program.style), func, Pace()

@@ -13,7 +13,7 @@ import os
 import pickle
 import sys
 import uuid
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -57,6 +57,9 @@ class Space:
     def __init__(self, token: str) -> None:
         self.token = token
         self._versions: dict[Name, int] = {}
+        # Of what is being defined, and the names in it that tasks assign.
+        self._new_versions: Mapping[Name, int] = {}
+        self._assigned: frozenset[Name] = frozenset()
 
     def module(self, name: str) -> ModuleType:
         """Return what stands for the parent's module."""
@@ -78,24 +81,31 @@ class Space:
         return _SpaceUnpickler(io.BytesIO(payload), self, sent).load()
 
     def define(
-        self, definitions: bytes, assigned: Iterable[Name], sent: Container[str] = ()
+        self,
+        definitions: bytes,
+        versions: Mapping[Name, int],
+        assigned: Iterable[Name],
+        sent: Container[str] = (),
     ) -> None:
         """Set names of the parent's modules, as far as they are not known in that version.
 
         Of a name that tasks assign, any version will do.
         """
+        self._new_versions, self._assigned = versions, frozenset(assigned)
+        self.loads(definitions, sent)
+
+    def set_name(self, module: str, name: str, value: object) -> None:
+        """Set one name; called by definitions, in place of `mirror.define`."""
         from motorpool.cloud import CloudPickler
 
-        assigned = set(assigned)
-        for module_name, name, version, value in self.loads(definitions, sent):
-            names = self.globals_of(module_name)
-            known = self._versions.get((module_name, name))
-            # Functions that go home share the globals of the parent's module again.
-            CloudPickler.mirrored[alias(self.token, module_name)] = None
-            self._adopt(value, module_name)
-            if known is None or (known != version and (module_name, name) not in assigned):
-                self._versions[module_name, name] = version
-                names[name] = value
+        known = self._versions.get((module, name))
+        new = self._new_versions[module, name]
+        # Functions that go home share the globals of the parent's module again.
+        CloudPickler.mirrored[alias(self.token, module)] = None
+        self._adopt(value, module)
+        if known is None or (known != new and (module, name) not in self._assigned):
+            self._versions[module, name] = new
+            self.globals_of(module)[name] = value
 
     def _adopt(self, value: Any, module: str) -> None:
         """Make a function or class belong to the alias, so that it is pickled by that name."""
@@ -128,7 +138,11 @@ class HomeSpace(Space):
         return pickle.loads(payload)
 
     def define(
-        self, definitions: bytes, assigned: Iterable[Name], sent: Container[str] = ()
+        self,
+        definitions: bytes,
+        versions: Mapping[Name, int],
+        assigned: Iterable[Name],
+        sent: Container[str] = (),
     ) -> None:
         """Define nothing: it is all here."""
 
@@ -147,6 +161,8 @@ class _SpaceUnpickler(pickle.Unpickler):
             return self._space.find(module, name)
         if (module, name) == ("motorpool.mirror", "module_globals"):
             return self._space.globals_of
+        if (module, name) == ("motorpool.mirror", "define"):
+            return self._space.set_name
         if name == "subimport" and module == "cloudpickle.cloudpickle":
             return self._import
         self._import(module)
