@@ -2,6 +2,7 @@
 
 from benchmarks import (
     arrays,
+    clusters,
     constants,
     efficiency,
     latency,
@@ -25,6 +26,7 @@ SCENARIOS: dict[str, Scenario] = {
         startup,
         memory,
         threads,
+        clusters,
     )
     for scenario in group.SCENARIOS
 }

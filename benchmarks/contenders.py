@@ -547,6 +547,28 @@ class Dask(Contender):
         return self.pool.gather(self.pool.map(function, list(items), pure=False, **batches))
 
 
+class MotorpoolOnRay(PoolLike):
+    """motorpool.Pool on a Ray that is there already."""
+
+    name = "motorpool-ray"
+    module = "ray"
+    is_heavy = True
+    engine: Any = "ray"
+
+    def open(self) -> None:
+        """Start."""
+        from motorpool import Pool
+
+        self.pool = Pool(self.workers, engine=self.engine)
+
+
+class MotorpoolOnDask(MotorpoolOnRay):
+    """motorpool.Pool on a Dask cluster, the `Client` in `engine`."""
+
+    name = "motorpool-dask"
+    module = "distributed"
+
+
 _ALL: tuple[type[Contender], ...] = (
     Motorpool,
     MotorpoolSpawn,
@@ -568,5 +590,7 @@ _ALL: tuple[type[Contender], ...] = (
     Billiard,
     Ray,
     Dask,
+    MotorpoolOnRay,
+    MotorpoolOnDask,
 )
 CONTENDERS = {kind.name: kind for kind in _ALL}

@@ -80,16 +80,17 @@ def _both_mixed(contender: Contender, settings: Settings) -> Metrics:
     }
 
 
-def _floor(settings: Settings, lengths: list[float]) -> float:
+def floor(settings: Settings, lengths: list[float]) -> float:
+    """Return the efficiency of processes that just spin."""
     return ideal(lengths, 2) / floors.spins_in_order([settings.loops(length) for length in lengths])
 
 
 def _floor_by_length(settings: Settings) -> Metrics:
-    return {name: _floor(settings, _lengths(name, settings)) for name in LENGTHS}
+    return {name: floor(settings, _lengths(name, settings)) for name in LENGTHS}
 
 
 def _floor_mixed(settings: Settings) -> Metrics:
-    return dict.fromkeys(("list", "iterator"), _floor(settings, _mixed(settings)))
+    return dict.fromkeys(("list", "iterator"), floor(settings, _mixed(settings)))
 
 
 def sleepers(results: Iterable[Any], count: int, workers: int, begun: float) -> Metrics:

@@ -307,3 +307,61 @@ def main():
 if __name__ == "__main__":
     main()
 """
+
+
+@pytest.mark.parametrize("inner", ["fork", "spawn"])
+@pytest.mark.parametrize("outer", ["fork", "spawn"])
+def test_task_opens_a_pool(start_script, outer, inner):
+    """A task on an executor maps functions and classes of the script on processes of its own."""
+    script = start_script(f"OUTER, INNER = {outer!r}, {inner!r}\n{NESTED}", f"{outer}-{inner}")
+
+    assert script.finish().stdout.splitlines() == ["[0, 1, 4] [1, 4]"], script.finish().stderr
+
+
+NESTED = """
+import concurrent.futures
+
+class Person:
+    def __init__(self, age):
+        self.age = age
+    @staticmethod
+    def older(age):
+        return age + 1
+
+def square(number):
+    return number * number
+
+def grow(person):
+    return Person(square(Person.older(person.age) - 1))
+
+def nest(count):
+    with motorpool.Pool(2, context=multiprocessing.get_context(INNER)) as pool:
+        squares = pool.map(square, range(count))
+        people = pool.map(grow, [Person(1), Person(2)])
+    assert {type(person) for person in people} == {Person}
+    return f"{squares} {[person.age for person in people]}"
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(OUTER)
+    with concurrent.futures.ProcessPoolExecutor(1, context) as executor:
+        with motorpool.Pool(engine=executor) as pool:
+            print(pool.apply(nest, (3,)))
+"""
+
+
+def map_in_a_pool(queue):
+    """Use a pool, and tell what came of it."""
+    with motorpool.Pool(2) as pool:
+        queue.put(pool.map(workloads.square, range(3)))
+
+
+def test_daemonic_process_opens_a_pool(leak_guard):
+    """A pool's workers end with the process that made it, so a daemonic one may have them."""
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    process = context.Process(target=map_in_a_pool, args=(queue,), daemon=True)
+    process.start()
+
+    assert queue.get() == [0, 1, 4]
+    process.join(10)
+    assert process.exitcode == 0

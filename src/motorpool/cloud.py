@@ -88,6 +88,12 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, functools._lru_cache_wrapper):  # noqa: SLF001 - it has no public name
             return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
         reduced = super().reducer_override(obj)
+        if reduced is NotImplemented and home is not None:
+            # It can be imported here, but not where it goes.
+            if isinstance(obj, type):
+                reduced = _class_by_value(obj)
+            else:
+                reduced = self._dynamic_function_reduce(obj)
         if isinstance(obj, type) and vars(obj).get("__slots__") and reduced is not NotImplemented:
             # Slots must be there when a class is made; cloudpickle sets them afterwards.
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
@@ -112,6 +118,10 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.needed.update((module, name) for name in slots["__globals__"])
             slots["__globals__"] = {}
         return reduced
+
+
+def _class_by_value(kind: type) -> Any:
+    return cloudpickle.cloudpickle._dynamic_class_reduce(kind)  # noqa: SLF001
 
 
 _NAMED = (type, FunctionType, functools._lru_cache_wrapper)  # noqa: SLF001

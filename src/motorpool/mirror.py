@@ -17,13 +17,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 Ask = Callable[[str, str | None], bool]
 
 
 class Mirrors:
     """The mirrors of one worker. `loading` is true while something is being unpickled."""
+
+    installed: "ClassVar[Mirrors | None]" = None
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
@@ -33,6 +35,7 @@ class Mirrors:
         """Make `__main__` a mirror, and find unknown modules at the parent's."""
         # Objects of a program that is itself a spawned process use the second name.
         sys.modules["__mp_main__"] = self.adopt("__main__")
+        Mirrors.installed = self
         copyreg.pickle(Mirror, _name_mirror)
         sys.meta_path.append(_AskingFinder(self))
 
@@ -90,7 +93,9 @@ def _name_mirror(mirror: Mirror) -> tuple[Any, ...]:
 def module_globals(name: str) -> dict[str, Any]:
     """Return the globals of module `name`, mirrored if need be; called by definitions."""
     module = sys.modules.get(name)
-    if module is None:
+    if module is None and Mirrors.installed is not None:
+        module = Mirrors.installed.adopt(name)
+    elif module is None:
         module = sys.modules[name] = Mirror(name)
     return vars(module)
 

@@ -6,6 +6,7 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 `definitions.py`), so that both sides mean the same class by the same name.
 """
 
+import copyreg
 import io
 import os
 import pickle
@@ -124,7 +125,22 @@ def _pack_chain(error: BaseException) -> tuple[bytes | None, bytes | None, bool]
 
 
 def _pack_whole(error: BaseException) -> tuple[Any, ...]:
+    reducer = copyreg.dispatch_table.get(type(error))
+    if getattr(reducer, "__module__", None) == "tblib.pickling_support":
+        # Dask has it installed. Of an exception whose class has an `__init__`
+        # in C it loses what is not in its `__dict__`, the code of SystemExit say.
+        return _ByItself(error), _pack_chain(error)
     return error, _pack_chain(error)
+
+
+class _ByItself:
+    """Stands in a pickle for an exception that is reduced by its own class."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return self._error.__reduce_ex__(PROTOCOL)
 
 
 def _pack_state(error: BaseException) -> tuple[Any, ...]:

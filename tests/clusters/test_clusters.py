@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from functools import partial
@@ -70,6 +71,38 @@ def test_tutorial_runs_in_a_flat_script(cluster, run_script):
 
     assert script.returncode == 0, err
     assert out.strip() == "\n".join(step.printed for step in TUTORIAL)
+
+
+def fail_in_c(kind):
+    """Raise an exception that keeps something outside of its `__dict__`."""
+    if kind == "exit":
+        sys.exit(7)
+    if kind == "stop":
+        raise StopIteration(kind)
+    return b"\xff".decode()
+
+
+def test_errors_keep_what_they_say(make_pool):
+    """What exceptions of C keep to themselves arrives too: Dask pickles them its own way."""
+    with make_pool(2) as pool:
+        kinds = ["exit", "stop", "decode"]
+        over, stopped, undecoded = pool.map(fail_in_c, kinds, on_error="return")
+
+    assert over.code == 7
+    assert stopped.value == "stop"
+    assert undecoded.object == b"\xff"
+
+
+def square_in_a_pool(count):
+    """Use a pool of processes in a task."""
+    with motorpool.Pool(2, engine="processes") as pool:
+        return pool.map(workloads.square, range(count))
+
+
+def test_task_opens_a_pool(make_pool):
+    """A task may use processes of its own."""
+    with make_pool(1) as pool:
+        assert pool.apply(square_in_a_pool, (3,)) == [0, 1, 4]
 
 
 def test_item_that_kills_its_worker_fails_alone(make_pool, tmp_path):
@@ -218,6 +251,7 @@ with motorpool.Pool(2) as pool:
     out, err = script.communicate(timeout=DEADLINE)
 
     assert script.returncode == 0, err
+    assert not err
     pids = [int(word) for word in out.splitlines()[-1].split()]
     assert pids
     eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)

@@ -92,7 +92,7 @@ class DaskEngine(ClusterEngine):
 
     name = "dask"
     abilities = Abilities(blame=True, machines=True)
-    message_seconds = 0.004
+    message_seconds = 0.005
 
     def __init__(
         self,

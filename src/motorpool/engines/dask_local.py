@@ -31,7 +31,8 @@ class LocalDask:
             [sys.executable, "-m", __name__, *arguments],
             stdin=subprocess.PIPE,
             pass_fds=[writer],
-            env={**os.environ, "PYTHONPATH": path},
+            # Its logger warns of each task that is given up, on the script's standard error.
+            env={"DASK_LOGGING__DISTRIBUTED": "error", **os.environ, "PYTHONPATH": path},
             # Ctrl-C is for the script.
             start_new_session=True,
         )

@@ -293,7 +293,7 @@ class ProcessEngine:
             return popen
 
         handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
-        handle.start()
+        starting.start(handle)
         self._new_known = known
         if not made:
             msg = f"{type(handle).__qualname__}.start() of the context started no process"

@@ -6,6 +6,7 @@ If a chunk's items turn out to need a name beyond these, nothing of it is run:
 the name is added, and the chunk sent again.
 """
 
+import os
 import sys
 import weakref
 from collections.abc import Iterable
@@ -175,4 +176,17 @@ def _definitions(func: Any, bound: dict[Name, Any]) -> bytes | None:
 
 def know_by_alias(module: str) -> None:
     """Let results that name the alias of a module find the module itself."""
-    sys.modules[alias(home(), module)] = sys.modules[module]
+    name = alias(home(), module)
+    sys.modules[name] = sys.modules[module]
+    _aliases.add(name)
+
+
+def _forget_aliases() -> None:
+    """In a forked child: the alias is to stand for what it is sent, as in any other process."""
+    for name in _aliases:
+        sys.modules.pop(name, None)
+    _aliases.clear()
+
+
+_aliases: set[str] = set()
+os.register_at_fork(after_in_child=_forget_aliases)

@@ -94,7 +94,7 @@ class RayEngine(ClusterEngine):
 
     name = "ray"
     abilities = Abilities(kill=True, maxtasksperchild=True, blame=True, machines=True)
-    message_seconds = 0.001
+    message_seconds = 0.002
 
     # The engines that use the Ray which one of them has started.
     _users: ClassVar[set[int]] = set()
@@ -122,6 +122,8 @@ class RayEngine(ClusterEngine):
         if ray.is_initialized() and not self._users:
             return  # It is somebody else's.
         if not ray.is_initialized():
+            # Else it writes on the script's standard error that it has started.
+            init.setdefault("logging_level", "ERROR")
             if where is not None:
                 init["address"] = where
             if "address" in init:

@@ -217,6 +217,17 @@ def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object) ->
     return popen
 
 
+def start(worker: process.BaseProcess) -> None:
+    """Start a worker; a daemonic process may do so too, for ours end with their parent."""
+    config = process.current_process()._config  # type: ignore[attr-defined] # noqa: SLF001
+    daemon = config.pop("daemon", None)
+    try:
+        worker.start()
+    finally:
+        if daemon is not None:
+            config["daemon"] = daemon
+
+
 def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
     """Start a bare interpreter that runs `work`; return it and its set-up."""
     del worker

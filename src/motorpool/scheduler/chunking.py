@@ -47,6 +47,10 @@ class Timing(NamedTuple):
     ahead: float = AHEAD_SECONDS
     recall: float = RECALL_SECONDS
     window: float = WINDOW_SECONDS
+    consumer: float = CONSUMER_SECONDS
+
+
+DEFAULT_TIMING = Timing()
 
 
 def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
@@ -60,6 +64,7 @@ def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
         ahead=AHEAD_SECONDS * least,
         recall=RECALL_SECONDS * least,
         window=WINDOW_SECONDS * longer,
+        consumer=CONSUMER_SECONDS * least,
     )
 
 
@@ -97,13 +102,13 @@ def chunk_size(remaining: int, workers: int, seconds: float, target: float = TAR
 
 
 def grown_window(
-    window: int, workers: int, seconds: float, took: float, enough: float = WINDOW_SECONDS
+    window: int, workers: int, seconds: float, took: float, timing: Timing = DEFAULT_TIMING
 ) -> int:
     """Return the next window of a job whose consumer had to wait.
 
-    It grows neither beyond `enough` work for each worker, nor beyond what the
+    It grows neither beyond a while's work for each worker, nor beyond what the
     consumer takes in a while: it last took a window's worth in `took` seconds.
     """
-    if seconds * window > enough * workers or took > CONSUMER_SECONDS:
+    if seconds * window > timing.window * workers or took > timing.consumer:
         return window
     return min(2 * window, MOST_WINDOW)

@@ -249,7 +249,7 @@ class Scheduler:
         if event.starved and job.taken >= job.window:
             took = self._now - job.taken_since
             seconds = job.cost.seconds + job.cost.transfer
-            grown = grown_window(job.window, self.size, seconds, took, self._timing.window)
+            grown = grown_window(job.window, self.size, seconds, took, self._timing)
             job.limit += grown - job.window
             job.window = grown
             job.taken = 0

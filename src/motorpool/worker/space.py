@@ -15,7 +15,7 @@ import sys
 import uuid
 from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from motorpool.reducers import MAIN_MODULES
@@ -116,8 +116,11 @@ class Space:
             value.__module__ = own_name
         # A class that is here already has got some of its parts anew.
         for part in list(vars(value).values()) if isinstance(value, type) else ():
-            if isinstance(part, type) and part.__qualname__.startswith(value.__qualname__ + "."):
-                self._adopt(part, module)
+            own = part.__func__ if isinstance(part, staticmethod) else part
+            if isinstance(own, (type, FunctionType)) and own.__qualname__.startswith(
+                value.__qualname__ + "."
+            ):
+                self._adopt(own, module)
 
     def find(self, module: str, name: str) -> Any:
         """Return what the parent knows by that name."""
