@@ -180,8 +180,8 @@ def _scenarios(system: str, own: str, fewer: str = "") -> list[Scenario]:
         ),
         shared._replace(
             name=f"clusters.{system}-constant",
-            title=f"{CONSTANT_TASKS} tasks with a bound array of 100 MiB (quick: 25 MiB), two nodes "
-            f"of {system}{fewer}",
+            title=f"{CONSTANT_TASKS} tasks with a bound array of 100 MiB (quick: 25 MiB), "
+            f"two nodes of {system}{fewer}",
             metrics=CONSTANTS,
             run=_constant,
             bounds=(
