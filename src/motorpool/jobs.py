@@ -73,7 +73,8 @@ def _lost_error(command: FailItem, job: Job) -> BaseException:
     item = short_repr(job.items[command.item : command.item + 1][0])
     if command.seconds is not None:
         name = function_name(job.function.func)
-        is_killed = lost.exitcode is not None
+        # A thread just goes; of the process of a cluster, the cluster tells why.
+        is_killed = lost.exitcode is not None or lost.cause is not None
         return TaskTimeoutError(
             lost.pid, command.seconds, command.item, item, name, is_killed=is_killed
         )

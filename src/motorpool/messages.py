@@ -73,6 +73,7 @@ class Order(NamedTuple):
     start: int
     stop: int
     budget: float
+    is_exact: bool = False  # as of the chunk
 
 
 class Reply(NamedTuple):

@@ -301,6 +301,63 @@ def test_ray_replaces_workers_after_so_many_tasks(ray_cluster):
     assert max(Counter(pids).values()) <= 5
 
 
+def nap_or_hang(item):
+    """Sleep for a moment, or for long; for `None`, compute without ever looking up."""
+    if item is None:
+        sum(range(10**12))
+    time.sleep(item)
+    return item
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("late", [DEADLINE, None])
+def test_ray_keeps_tasks_within_their_time(ray_cluster, late):
+    """The late item fails, not the ones before and after it, and its actor ends."""
+    items = [0.01] * 10 + [late] + [0.01] * 10
+    with motorpool.Pool(2, engine="ray") as pool:
+        found = pool.map(nap_or_hang, items, timeout=1.0, on_error="return")
+
+    error = found.pop(10)
+    assert isinstance(error, motorpool.TaskTimeoutError)
+    assert (error.index, error.seconds) == (10, 1.0)
+    assert "killed" in str(error)
+    assert found == [0.01] * 20
+
+
+@pytest.mark.ray
+def test_ray_spares_tasks_that_wait(ray_cluster):
+    """What waits behind others has all of its time, and so has what is in time."""
+    with motorpool.Pool(1, engine="ray") as pool:
+        calls = [pool.apply_async(time.sleep, (0.4,), timeout=0.8) for _ in range(6)]
+        assert [call.get(DEADLINE) for call in calls] == [None] * 6
+
+
+@pytest.mark.ray
+def test_ray_tries_late_tasks_again(ray_cluster, tmp_path):
+    """A timeout is a failure like any other: `retries` give the item another attempt."""
+    log = tmp_path / "log"
+
+    def hang_once(item):
+        if item == 3 and not log.exists():
+            log.touch()
+            time.sleep(DEADLINE)
+        return item
+
+    with motorpool.Pool(2, engine="ray") as pool:
+        assert pool.map(hang_once, range(6), timeout=1.0, retries=1) == list(range(6))
+
+
+@pytest.mark.ray
+def test_cancel_on_ray_spares_other_jobs(ray_cluster):
+    """An actor that holds tasks of two jobs is not ended for one that it does not run."""
+    with motorpool.Pool(1, engine="ray") as pool:
+        pool.map(time.sleep, [0.001] * 20)
+        wanted = pool.map_async(nap_or_hang, [0.5, 0.01, 0.01])
+        unwanted = pool.map_async(time.sleep, [0.001] * 20)
+        assert unwanted.cancel()
+        assert wanted.get(DEADLINE) == [0.5, 0.01, 0.01]
+
+
 # Dask only.
 
 

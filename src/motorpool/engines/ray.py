@@ -23,7 +23,14 @@ from motorpool.engines.base import Abilities, Initializer
 from motorpool.engines.cluster import ClusterEngine, PlacedSlot
 from motorpool.engines.remote import Task
 from motorpool.messages import IDLE, LOADING, Order, WorkerLost, WorkerSeen
-from motorpool.worker.logbook import Record, drop_logbook, read_logbook, run_logged_chunk
+from motorpool.worker.logbook import (
+    Record,
+    drop_logbook,
+    kill_at,
+    look_in_logbook,
+    read_logbook,
+    run_logged_chunk,
+)
 
 # The text of a program up to this length travels with a chunk, a longer one
 # through the object store, as Ray does it with arguments from 100 KiB on.
@@ -93,7 +100,7 @@ class RayEngine(ClusterEngine):
     """
 
     name = "ray"
-    abilities = Abilities(kill=True, maxtasksperchild=True, blame=True, machines=True)
+    abilities = Abilities(kill=True, timeout=True, maxtasksperchild=True, blame=True, machines=True)
     message_seconds = 0.002
 
     # The engines that use the Ray which one of them has started.
@@ -248,14 +255,61 @@ class RayEngine(ClusterEngine):
     def kill_worker(
         self, worker: int, number: int | None = None, item: int | None = None
     ) -> WorkerSeen | None:
-        """End an actor now, unless it has answered the chunk for which it is to be ended."""
-        del item
+        """End an actor, unless it is at something else than what it is to be ended for."""
         slot = self._slots.get(worker)
-        if isinstance(slot, _Slot):
-            if number is not None and number not in slot.tasks:
-                return WorkerSeen(worker, IDLE, LOADING, inf, is_spared=True)
+        if not isinstance(slot, _Slot) or slot.is_gone:
+            return None
+        task = slot.tasks.get(number) if number is not None else None
+        if number is not None and task is None:
+            return WorkerSeen(worker, IDLE, LOADING, inf, is_spared=True)
+        job = task.chunk.job if task is not None and item is None else None
+        if task is None or all(other.chunk.job == job for other in slot.tasks.values()):
             self._mourn(slot, _gone(slot, "it was killed with a task that was cancelled"))
+        else:
+            # Its death comes as that of any actor; or it is spared, as is told then.
+            told = partial(self._seen, slot, is_spared=True)
+            self._ask_node(slot, told, kill_at, slot.logbook, slot.pid, number, item)
         return None
+
+    def look(self, worker: int) -> WorkerSeen | None:
+        """Have told what an actor is at; at once if it does not matter since when."""
+        slot = self._slots.get(worker)
+        first = next(iter(slot.tasks.values()), None) if slot is not None else None
+        if not isinstance(slot, _Slot) or first is None or not first.chunk.is_exact:
+            return super().look(worker)
+        if not slot.is_gone:
+            self._ask_node(slot, partial(self._seen, slot), look_in_logbook, slot.logbook)
+        return None
+
+    def _seen(
+        self,
+        slot: _Slot,
+        place: tuple[int, int, float] | None,
+        error: BaseException | None,
+        *,
+        is_spared: bool = False,
+    ) -> None:
+        if place is None and error is None:
+            return  # It was killed.
+        number, item, seconds = place or (IDLE, LOADING, 0.0)
+        since = time.monotonic() - seconds
+        self._post(None, WorkerSeen(slot.number, number, item, since, is_spared=is_spared))
+
+    def _ask_node(
+        self,
+        slot: _Slot,
+        then: Callable[[Any, BaseException | None], None],
+        function: Callable[..., Any],
+        *arguments: Any,
+    ) -> None:
+        """Call `function` on the node of an actor, in another process, then `then`."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        there = NodeAffinitySchedulingStrategy(slot.node, soft=False)
+        asked = self._ray.remote(function).options(
+            num_cpus=0, max_retries=0, scheduling_strategy=there
+        )
+        self._when_done(asked.remote(*arguments), then)
 
     def _kill_actor(self, slot: _Slot) -> None:
         with suppress(Exception):  # Ray may be shut down already.
@@ -281,18 +335,12 @@ class RayEngine(ClusterEngine):
         if slot.node is None or not slot.tasks:
             self.later(partial(self.bury, slot, None, cause))
             return
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         slot.give_up_at = time.monotonic() + _READ_SECONDS
-        there = NodeAffinitySchedulingStrategy(slot.node, soft=False)
-        read = self._ray.remote(read_logbook).options(
-            num_cpus=0, max_retries=0, scheduling_strategy=there
-        )
 
         def found(record: Record | None, _error: BaseException | None) -> None:
             self.later(partial(self.bury, slot, record, cause))
 
-        self._when_done(read.remote(slot.logbook), found)
+        self._ask_node(slot, found, read_logbook, slot.logbook)
 
     def _close(self, _patience: float) -> None:
         self._ended.set()

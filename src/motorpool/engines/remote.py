@@ -204,6 +204,7 @@ class RemoteEngine(ABC):
             task.chunk.start,
             task.chunk.stop,
             task.budget,
+            task.chunk.is_exact,
         )
 
     def _handle(self, program: Program | None) -> Any:

@@ -575,7 +575,7 @@ class Scheduler:
         if worker is None or chunk is None:
             return
         worker.chunks.remove(chunk)
-        self._recover(chunk, event.lost, None)
+        self._recover(chunk, event.lost, seconds_late(worker, event.lost))
         self._offer(worker)
 
     def _on_capacity(self, event: CapacityChanged) -> None:

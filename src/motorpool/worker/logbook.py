@@ -14,6 +14,7 @@ import mmap
 import os
 import pickle
 import shutil
+import signal
 import struct
 import tempfile
 import threading
@@ -22,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from motorpool.messages import MIXED_RESULTS, RESULTS, Order, Reply
+from motorpool.messages import IDLE, LOADING, MIXED_RESULTS, RESULTS, Order, Reply
 from motorpool.worker import page as pages
 from motorpool.worker.remote import run_remote_chunk
 
@@ -37,6 +38,8 @@ _PLACE = struct.Struct("<qqq")  # number, begin, end
 _PREFIX = "motorpool-"
 # A logbook whose process is gone may still be read for so long.
 _STALE_SECONDS = 60
+# A process that does not stand still by then is in the kernel, and begins nothing.
+_STOP_SECONDS = 0.05
 
 
 class AlreadyBegunError(Exception):
@@ -209,6 +212,44 @@ def run_logged_chunk(
         book.undo(number)
     page.clear()
     return reply
+
+
+def look_in_logbook(name: str) -> tuple[int, int, float]:
+    """Return the chunk and item that the process is at that keeps it, and for how many seconds."""
+    for path in _folder(name).glob("*.page"):
+        with path.open("rb") as file:
+            number, item, since = pages.peek(file.read(4096))
+        if number != IDLE:
+            return number, item, time.perf_counter() - since
+    return IDLE, LOADING, 0.0
+
+
+def kill_at(name: str, pid: int, number: int, item: int | None) -> tuple[int, int, float] | None:
+    """Kill a process if it is at that chunk and item, None for any; else return what it is at.
+
+    It stands still meanwhile, or it might go on to the next item after the look.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        _await_stop(pid)
+        at = look_in_logbook(name)
+        if at[0] != number or item not in (None, at[1]):
+            return at
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    return None
+
+
+def _await_stop(pid: int) -> None:
+    end = time.monotonic() + _STOP_SECONDS
+    threads = Path(f"/proc/{pid}/task")
+    while time.monotonic() < end:
+        states = [(path / "stat").read_text().rpartition(")")[2][1] for path in threads.iterdir()]
+        if all(state in "TtZX" for state in states):
+            return
+        time.sleep(0.001)
 
 
 def read_logbook(name: str) -> Record | None:

@@ -26,6 +26,7 @@ SIZE = 1024 * 1024
 _WORDS = 9
 _ORDERS = struct.Struct("<qq")
 _BEGIN = 8 * _WORDS
+_SINCE = struct.Struct("<d")
 # Of an entry in the journal: the first item, how many there are, and the length of the pickle,
 # of a list of results, or of one result if the number is `_ALONE`.
 _ENTRY = struct.Struct("<qqq")
@@ -283,6 +284,12 @@ class Page:
                 value = loads(pickled)
                 finished.update([(item, value)] if count == _ALONE else enumerate(value, item))
         return number, index, upto, finished
+
+
+def peek(content: bytes) -> tuple[int, int, float]:
+    """Return the chunk and index of a page that was read from elsewhere, and since when."""
+    number, index = _ORDERS.unpack_from(content)
+    return number, index, _SINCE.unpack_from(content, _BEGIN - _SINCE.size)[0]
 
 
 def entries(journal: bytes) -> list[tuple[int, int, memoryview]]:

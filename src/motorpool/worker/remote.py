@@ -26,7 +26,7 @@ from motorpool.messages import (
     Reply,
 )
 from motorpool.serialization import describe_failure, dump_results, dumps, loads
-from motorpool.worker.run import Journal, NoJournal, Pace, Running, caller, run_chunk
+from motorpool.worker.run import EXACT, Journal, NoJournal, Pace, Running, caller, run_chunk
 from motorpool.worker.sources import Source, install
 from motorpool.worker.space import HomeSpace, Missing, Space, space_of
 
@@ -123,7 +123,8 @@ def run_remote_chunk(
         return _reply(NOT_LOADED, order, dumps(describe_failure(error, pid, "", "", "load")))
     running = Running(order.start, order.stop)
     budget = order.budget if order.budget >= 0 else inf
-    run_chunk(loaded.call, iter(arguments), running, budget, loaded.pace, journal or NoJournal())
+    pace = EXACT if order.is_exact else loaded.pace
+    run_chunk(loaded.call, iter(arguments), running, budget, pace, journal or NoJournal())
     values, errors = running.values, running.errors
     mixed, payload = dump_results(values, errors, loaded.func, pid, arguments)
     kind = MIXED_RESULTS if mixed else RESULTS
