@@ -754,6 +754,38 @@ def test_forked_child_may_open_a_pool_of_its_own(start_script, engine):
     assert finished.stdout.strip().splitlines()[-1] == "0 [None, None] [1, 2]"
 
 
+def test_fork_while_another_thread_looks_at_the_workers_comes_back(start_script, start_method):
+    """What a thread of the parent held at the fork, nobody in the child waits for."""
+    script = start_script(
+        """
+import warnings
+warnings.simplefilter('ignore', DeprecationWarning)
+pool = open_pool()
+pool.map(abs, [-1])
+over = threading.Event()
+
+def look():
+    while not over.is_set():
+        [worker.exitcode for worker in pool._pool]
+
+looking = threading.Thread(target=look)
+looking.start()
+for _ in range(300):
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+over.set()
+looking.join()
+print(pool.map(abs, [-1, -2]))
+pool.close(); pool.join()
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stdout == "[1, 2]\n", finished.stderr
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts in /proc")
 def test_spare_descriptors_are_not_inherited_by_other_programs(leak_guard, engine):
     """A program started while a pool is open gets none of its descriptors."""

@@ -648,7 +648,7 @@ class ProcessEngine:
             # Else multiprocessing would wait for it when the child exits.
             process._children.discard(worker.process)  # type: ignore[attr-defined] # noqa: SLF001
             os.close(worker.fd)
-            worker.popen.close()
+            worker.popen.forget()
         self._workers.clear()
         self._exchange.forget()
         self._epoll.close()

@@ -48,16 +48,19 @@ class Lifeline:
     def __init__(self) -> None:
         self._pid = 0
         self._ends = (-1, -1)
+        self._lock = threading.Lock()
 
     def reading_end(self) -> int:
         """Return the end to give to workers."""
-        if self._pid != os.getpid():
-            self._ends = os.pipe()
-            self._pid = os.getpid()
-        return self._ends[0]
+        with self._lock:  # Else two threads' first workers get a pipe each, and inherit both.
+            if self._pid != os.getpid():
+                self._ends = os.pipe()
+                self._pid = os.getpid()
+            return self._ends[0]
 
     def forget(self) -> None:
         """In a forked child: the writing end is the parent's."""
+        self._lock = threading.Lock()
         if self._pid:
             os.close(self._ends[1])
             self._pid = 0
@@ -160,6 +163,11 @@ class Popen:
     def recall(self, number: int) -> None:
         """Send any signal."""
         self._signal(number)
+
+    def forget(self) -> None:
+        """In a forked child, where another thread may have held the lock: close."""
+        self._lock = threading.RLock()
+        self.close()
 
     def close(self) -> None:
         """Stop watching the process."""
