@@ -680,6 +680,9 @@ class Ledger:
 
     def check_looks(self, now, workers):
         """Object if nobody will look at a worker when its task is late, or at one to be killed."""
+        accounts = self.jobs.values()
+        if not self.killable and not any(a.control is not None or a.dropped for a in accounts):
+            return
         wake = self.scheduler.wake_at
         wake = float("inf") if wake is None else wake
         for worker in workers:

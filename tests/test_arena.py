@@ -4,6 +4,7 @@ import itertools
 import os
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -84,6 +85,8 @@ class Lending(RuleBasedStateMachine):
 
 
 TestLending = Lending.TestCase
+# Each run takes other examples, and whole segments take their time to fill.
+TestLending.settings = settings(max_examples=8)
 
 
 def test_memory_that_came_back_is_used_first():

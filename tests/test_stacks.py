@@ -93,14 +93,14 @@ def test_stopped_worker_costs_half_a_second_and_is_named(process_pool, tmp_path)
 
 def test_looking_disturbs_no_task(process_pool):
     """Sleeps last as long as they should and reads come back whole while stacks are taken."""
-    result = process_pool.map_async(workloads.sleep_and_read, range(4), chunksize=1)
     looks = 0
-    while not result.ready():
-        process_pool.stacks()
-        looks += 1
+    while looks <= 3:  # A look may take longer than the tasks if the machine is busy.
+        result = process_pool.map_async(workloads.sleep_and_read, range(4), chunksize=1)
+        while not result.ready():
+            process_pool.stacks()
+            looks += 1
 
-    assert looks > 3
-    assert all(result.get(timeout=DEADLINE))
+        assert all(result.get(timeout=DEADLINE))
 
 
 def test_stacks_can_be_taken_for_ever(process_pool, worker_ids):

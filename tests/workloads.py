@@ -675,7 +675,7 @@ def grow_in_c(megabytes):
 
 def leak(item, megabytes=30):
     """Leave memory behind; return the item and the process id."""
-    LEAKED.extend(os.urandom(10**6) for _ in range(megabytes))
+    LEAKED.extend(bytes([item]) * 10**6 for _ in range(megabytes))
     return item, os.getpid()
 
 
