@@ -11,6 +11,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq
 SOURCES := src tests examples benchmarks docs
 
+# Tests that run at once: most of them wait for processes to start.
+JOBS ?= $(shell $(PYTHON) -c 'import os; print(len(os.sched_getaffinity(0)) + 1)')
+
 # The soak: for how long, and the first seed.
 SECONDS ?= 60
 SEED ?= 1
@@ -44,16 +47,25 @@ demo: STEPS := 2
 demo: $(INSTALLED) ## Measure the standard library in parallel and print the findings
 	@$(BIN)/python examples/stdlib_census.py
 
+# Runs the tests that $(1) selects. It is no error if PYTEST_ARGS leaves none for
+# one of the two runs. The limit is for what a test that was given up leaves running.
+define run_tests
+	@echo "== pytest, Python $(VERSION), $(JOBS) tests at a time"
+	@timeout --foreground 1h $(PYTEST) -n $(JOBS) --dist worksteal -m '$(1) and not alone' $(PYTEST_ARGS) $(MAYBE_NONE)
+	@echo "== pytest, Python $(VERSION), tests that run alone"
+	@$(PYTEST) -m '$(1) and alone' $(PYTEST_ARGS) $(MAYBE_NONE)
+endef
+PYTEST := $(BIN)/python -m pytest -q
+MAYBE_NONE = $(if $(PYTEST_ARGS),|| test $$? -eq 5)
+
 test: STEPS := 3
 test: lint ## Check the source, then run every test but the downstream ones; clusters last
-	@echo "== pytest, Python $(VERSION)"
-	@$(BIN)/python -m pytest -q -m 'not downstream and not ray and not dask' --durations=10 $(PYTEST_ARGS)
+	$(call run_tests,not downstream and not ray and not dask)
 	@$(if $(PYTEST_ARGS),:,$(MAKE) --no-print-directory clusters PYTHON=$(PYTHON))
 
 quick: STEPS := 3
 quick: $(TEST_TOOLS) ## Run the tests marked `quick`, no linters
-	@echo "== pytest -m quick, Python $(VERSION)"
-	@$(BIN)/python -m pytest -q -m quick $(PYTEST_ARGS)
+	$(call run_tests,quick)
 
 soak: STEPS := 3
 soak: $(TEST_TOOLS) ## Kill workers every 50 ms under random calls and account for each item: SECONDS=60 SEED=1
@@ -63,12 +75,12 @@ soak: $(TEST_TOOLS) ## Kill workers every 50 ms under random calls and account f
 clusters: STEPS := 4
 clusters: $(CLUSTERS) ## Run the tests on real clusters of Ray and Dask (fetches both)
 	@echo "== pytest on clusters, Python $(VERSION)"
-	@$(BIN)/python -m pytest -q -m 'ray or dask' --durations=5 $(PYTEST_ARGS)
+	@$(PYTEST) -m 'ray or dask' --durations=5 $(PYTEST_ARGS)
 
 downstream: STEPS := 4
 downstream: $(DOWNSTREAM) ## Run third-party programs on motorpool (fetches SciPy and others)
 	@echo "== pytest -m downstream, Python $(VERSION)"
-	@$(BIN)/python -m pytest -q -m downstream $(PYTEST_ARGS)
+	@$(PYTEST) -m downstream $(PYTEST_ARGS)
 
 bench: $(BENCH_TOOLS) ## Measure against every peer: ONLY=latency for one group, QUICK=1 for small sizes
 	@$(BENCH_BIN)/python -m benchmarks --only '$(ONLY)' $(if $(QUICK),--quick) $(BENCH_ARGS)

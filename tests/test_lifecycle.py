@@ -634,6 +634,7 @@ gc.collect()
     assert finished.returncode == 0
 
 
+@pytest.mark.alone
 def test_nothing_is_left_in_shared_memory_or_temporary_files(start_script, engine):
     """Neither /dev/shm nor the temporary folder keeps anything of a program's."""
     before = shared_memory()
@@ -658,6 +659,7 @@ if ENGINE != 'threads':
     assert eventually(lambda: not shared_memory() - before)
 
 
+@pytest.mark.alone
 def test_nothing_is_left_by_a_killed_program(start_script, start_method):
     """A program that is killed amid large transfers leaves no shared memory."""
     before = shared_memory()

@@ -221,6 +221,7 @@ def remove(group):
     return not group.exists()
 
 
+@pytest.mark.alone
 def test_kill_for_want_of_memory_is_told_from_others(process_pool, tiny_group, tmp_path):
     """The kernel's counters say which SIGKILL was its own; the error has the worker's memory."""
     error = outcome(process_pool.apply_async(workloads.grow_in_group, (str(tiny_group), 500)))

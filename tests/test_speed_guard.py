@@ -14,7 +14,10 @@ import pytest
 import workloads
 from conftest import START_METHODS, build_pool
 
-pytestmark = pytest.mark.skipif("fork" not in START_METHODS, reason="compares pools that fork")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif("fork" not in START_METHODS, reason="compares pools that fork"),
+]
 REPETITIONS = 7
 CALLS = 300
 ITEMS = range(200_000)
