@@ -1,7 +1,10 @@
 """Pools on Ray and Dask: every check of an engine, deaths, growth, and what travels."""
 
 import os
+import re
 import signal
+import socket
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -435,3 +438,61 @@ with motorpool.Pool(1) as pool:
     out, err = script.communicate(timeout=DEADLINE)
 
     assert out.splitlines()[-1] == "[0, 'lost 1', 2, 3, 4]", err
+
+
+# The docs.
+
+PAGE = Path(__file__).parents[2] / "docs" / "outgrow-one-machine.md"
+# A command of the page for a cluster, and what it says that it prints.
+COMMAND = re.compile(
+    r"^\$ (?P<command>(?:RAY_ADDRESS=\S+ )?MOTORPOOL_ENGINE=(?P<kind>ray|dask|tcp)\S* python \S+)\n"
+    r"(?P<output>.*)$",
+    re.MULTILINE,
+)
+COMMANDS = [
+    pytest.param(
+        *found.group("command", "output"),
+        marks=getattr(pytest.mark, found["kind"].replace("tcp", "dask")),
+        id=found["command"].rpartition(" python")[0],
+    )
+    for found in COMMAND.finditer(PAGE.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("command", "output"), COMMANDS)
+def test_command_of_the_page_prints_what_stands_under_it(request, command, output):
+    """The page's commands work; where one names a cluster's address, with that of one here."""
+    pytest.importorskip("ray" if "=ray" in command else "distributed")
+    environment = {"RAY_ADDRESS": "local"}
+    if "127.0.0.1" in command and "ray://" not in command:
+        kind = "ray" if "=ray" in command else "dask"
+        environment = request.getfixturevalue(f"{kind}_cluster").environment
+        command = re.sub(r"^(\w+=\S+ )+", "", command)
+    elif "ray://" in command:
+        pytest.skip("needs a head with a server for clients")
+    ended = subprocess.run(
+        ["/bin/sh", "-c", command.replace("python", sys.executable)],
+        cwd=PAGE.parents[1],
+        env={**os.environ, "PYTHONPATH": str(PAGE.parents[1] / "src"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+
+    assert (ended.stdout, ended.stderr, ended.returncode) == (f"{output}\n", "", 0)
+
+
+@pytest.mark.ray
+def test_ray_that_is_named_and_not_there_is_no_reason_to_start_one(run_script):
+    """A wrong address is an error, and soon; not a cluster of one machine."""
+    pytest.importorskip("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    source = "import motorpool\nmotorpool.Pool(2)"
+    script = run_script(source, {"MOTORPOOL_ENGINE": "ray", "RAY_ADDRESS": address})
+    _, err = script.communicate(timeout=DEADLINE)
+
+    assert script.returncode == 1
+    assert f"ConnectionError: no Ray can be reached at {address}" in err

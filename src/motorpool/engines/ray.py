@@ -9,6 +9,7 @@ where an autoscaler sees it. It gets chunks from when it is there.
 """
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -39,6 +40,8 @@ _INLINE_BYTES = 64 * 1024
 _WATCH_SECONDS = 1.0
 # How long to look for the logbook of a dead actor; its machine may be gone too.
 _READ_SECONDS = 5.0
+# How long the cluster's address may take to answer.
+_CONNECT_SECONDS = 10.0
 
 
 class MotorpoolWorker:
@@ -133,6 +136,7 @@ class RayEngine(ClusterEngine):
             init.setdefault("logging_level", "ERROR")
             if where is not None:
                 init["address"] = where
+                _check_reachable(where)
             if "address" in init:
                 ray.init(**init)
             elif not self._find(init):
@@ -142,11 +146,16 @@ class RayEngine(ClusterEngine):
 
     def _find(self, init: dict[str, Any]) -> bool:
         """Connect to the Ray that the environment names or that runs here, if there is one."""
-        if "num_cpus" in init or os.environ.get("RAY_ADDRESS") == "local":
+        named = os.environ.get("RAY_ADDRESS")
+        if "num_cpus" in init or named == "local":
             return False
+        if named:
+            _check_reachable(named)
         try:
             self._ray.init(**{**init, "address": "auto"})
         except ConnectionError:
+            if named not in (None, "", "auto"):
+                raise  # One here would not do for the one that is meant.
             return False
         return True
 
@@ -353,6 +362,18 @@ class RayEngine(ClusterEngine):
             if not self._users:
                 with suppress(Exception):
                     self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise ConnectionError if nobody listens there: Ray itself would try for a minute."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError as error:
+        msg = f"no Ray can be reached at {address}: {error}"
+        raise ConnectionError(msg) from error
 
 
 def _gone(slot: _Slot, why: str) -> RuntimeError:
