@@ -38,26 +38,24 @@ def test_apply_returns_what_the_function_returns(pool):
     assert pool.apply(workloads.square, (7,)) == 49
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs", "expected"),
-    [
-        ((), {}, ((), {})),
-        (((1, 2),), {}, ((1, 2), {})),
-        (([1, 2],), {}, ((1, 2), {})),
-        (((1,), {"a": 2}), {}, ((1,), {"a": 2})),
-        (((1,),), {"kwds": {"a": 2}}, ((1,), {"a": 2})),
-        ((), {"args": (1,), "kwds": {"a": 2}}, ((1,), {"a": 2})),
-        (("ab",), {}, (("a", "b"), {})),
-    ],
-)
-@pytest.mark.parametrize("method", ["apply", "apply_async"])
-def test_apply_takes_arguments_in_every_form(pool, method, args, kwargs, expected):
-    """`args` and `kwds` may be given by position or by name, or left out."""
-    given = getattr(pool, method)(workloads.count_arguments, *args, **kwargs)
-    if method == "apply_async":
-        given = given.get(timeout=DEADLINE)
+FORMS = [
+    ((), {}, ((), {})),
+    (((1, 2),), {}, ((1, 2), {})),
+    (([1, 2],), {}, ((1, 2), {})),
+    (((1,), {"a": 2}), {}, ((1,), {"a": 2})),
+    (((1,),), {"kwds": {"a": 2}}, ((1,), {"a": 2})),
+    ((), {"args": (1,), "kwds": {"a": 2}}, ((1,), {"a": 2})),
+    (("ab",), {}, (("a", "b"), {})),
+]
 
-    assert given == expected
+
+def test_apply_takes_arguments_in_every_form(pool):
+    """`args` and `kwds` may be given by position or by name, or left out."""
+    for args, kwargs, expected in FORMS:
+        later = pool.apply_async(workloads.count_arguments, *args, **kwargs)
+
+        assert pool.apply(workloads.count_arguments, *args, **kwargs) == expected
+        assert later.get(timeout=DEADLINE) == expected
 
 
 def test_apply_runs_in_a_worker_process(process_pool):
@@ -91,13 +89,13 @@ def test_maps_return_all_results(pool, method):
     assert results_of(pool, method, workloads.square, range(30)) == SQUARES
 
 
-@pytest.mark.parametrize("chunksize", [1, 2, 7, 29, 30, 31, 1000])
 @pytest.mark.parametrize("method", MAPS)
-def test_maps_honour_any_chunksize(pool, method, chunksize):
+def test_maps_honour_any_chunksize(pool, method):
     """Chunks change how items travel, never what comes back."""
-    given = results_of(pool, method, workloads.square, range(30), chunksize=chunksize)
+    for chunksize in (1, 2, 7, 29, 30, 31, 1000):
+        given = results_of(pool, method, workloads.square, range(30), chunksize=chunksize)
 
-    assert given == SQUARES
+        assert given == SQUARES, chunksize
 
 
 @pytest.mark.parametrize("method", [*MAPS, *STARS])
@@ -607,26 +605,26 @@ def test_senseless_maxtasksperchild_is_refused(leak_guard, number):
 
 @pytest.mark.quick
 @pytest.mark.parametrize("chunksize", [0, -1])
-@pytest.mark.parametrize("method", [*MAPS, *STARS])
-def test_chunksize_below_one_is_refused_at_the_call(pool, method, chunksize):
+def test_chunksize_below_one_is_refused_at_the_call(pool, chunksize):
     """A chunk holds at least one item; the mistake is told at the call."""
-    with pytest.raises(ValueError, match=r"(?i)chunksize"):
-        getattr(pool, method)(workloads.square, [1, 2], chunksize=chunksize)
+    for method in (*MAPS, *STARS):
+        with pytest.raises(ValueError, match=r"(?i)chunksize"):
+            getattr(pool, method)(workloads.square, [1, 2], chunksize=chunksize)
 
 
-@pytest.mark.parametrize("method", [*MAPS, *STARS])
-def test_input_that_is_not_iterable_is_refused_at_the_call(pool, method):
+def test_input_that_is_not_iterable_is_refused_at_the_call(pool):
     """What cannot be iterated is refused before anything starts."""
-    with pytest.raises(TypeError):
-        getattr(pool, method)(workloads.square, 5)
-    assert pool.map(workloads.square, [2]) == [4]
+    for method in (*MAPS, *STARS):
+        with pytest.raises(TypeError):
+            getattr(pool, method)(workloads.square, 5)
+        assert pool.map(workloads.square, [2]) == [4]
 
 
-@pytest.mark.parametrize("method", ["apply", "apply_async", *MAPS, *STARS])
-def test_unknown_keywords_are_refused(pool, method):
+def test_unknown_keywords_are_refused(pool):
     """A misspelt keyword is an error, not a wish granted silently."""
-    with pytest.raises(TypeError):
-        getattr(pool, method)(workloads.square, [1], chunk_size=1)
+    for method in ("apply", "apply_async", *MAPS, *STARS):
+        with pytest.raises(TypeError):
+            getattr(pool, method)(workloads.square, [1], chunk_size=1)
 
 
 def test_what_is_not_callable_fails_as_a_task_does(pool):

@@ -67,17 +67,17 @@ def same(one, other):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("shape", SHAPES)
-def test_object_arrives_as_it_was_both_ways(process_pool, shape):
+def test_object_arrives_as_it_was_both_ways(process_pool):
     """Whatever its layout: as an argument, within one, and as a result."""
-    item = SHAPES[shape]()
-    nested = {"inner": [item, ("x", item)], "frame": array_tasks.Frame({"c": numbers(1)})}
+    for shape, make in SHAPES.items():
+        item = make()
+        nested = {"inner": [item, ("x", item)], "frame": array_tasks.Frame({"c": numbers(1)})}
 
-    assert same(process_pool.apply(workloads.same, (item,)), item)
-    [back] = process_pool.map(workloads.same, [nested])
-    assert same(back["inner"][0], item)
-    assert back["inner"][0] is back["inner"][1][1]
-    assert back["frame"] == nested["frame"]
+        assert same(process_pool.apply(workloads.same, (item,)), item), shape
+        [back] = process_pool.map(workloads.same, [nested])
+        assert same(back["inner"][0], item), shape
+        assert back["inner"][0] is back["inner"][1][1], shape
+        assert back["frame"] == nested["frame"], shape
 
 
 @pytest.mark.parametrize("make", [bytes, bytearray])

@@ -65,15 +65,15 @@ def chain_of(error):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("call", CALLS)
-def test_error_of_a_task_arrives_as_itself(pool, call):
+def test_error_of_a_task_arrives_as_itself(pool):
     """The exception that a task raised is the one that the caller catches."""
-    with pytest.raises(ValueError, match="cannot do 'item-7'") as caught:
-        CALLS[call](pool, workloads.fail, "item-7")
+    for call in CALLS.values():
+        with pytest.raises(ValueError, match="cannot do 'item-7'") as caught:
+            call(pool, workloads.fail, "item-7")
 
-    assert type(caught.value) is ValueError
-    assert caught.value.args == ("cannot do 'item-7'",)
-    assert_alive(pool)
+        assert type(caught.value) is ValueError
+        assert caught.value.args == ("cannot do 'item-7'",)
+        assert_alive(pool)
 
 
 @pytest.mark.quick
@@ -88,16 +88,16 @@ def test_error_has_the_workers_traceback_as_its_cause(process_pool):
 
 
 @needs_notes
-@pytest.mark.parametrize("call", CALLS)
-def test_error_has_a_note_of_where_it_arose(pool, call):
+def test_error_has_a_note_of_where_it_arose(pool):
     """A note names the function, the item and the worker."""
-    with pytest.raises(ValueError, match="cannot do") as caught:
-        CALLS[call](pool, workloads.fail, "item-7")
-    notes = "\n".join(caught.value.__notes__)
+    for call in CALLS.values():
+        with pytest.raises(ValueError, match="cannot do") as caught:
+            call(pool, workloads.fail, "item-7")
+        notes = "\n".join(caught.value.__notes__)
 
-    assert "fail" in notes
-    assert "item-7" in notes
-    assert "worker" in notes.lower()
+        assert "fail" in notes
+        assert "item-7" in notes
+        assert "worker" in notes.lower()
 
 
 @needs_notes
@@ -200,18 +200,18 @@ def test_remote_traceback_shows_the_chain(process_pool):
         (workloads.raise_own_base_exception, workloads.OwnBaseException),
     ],
 )
-@pytest.mark.parametrize("call", ["apply", "map", "imap", "imap_unordered"])
-def test_base_exceptions_arrive_and_end_no_worker(pool, worker_ids, call, function, kind):
+def test_base_exceptions_arrive_and_end_no_worker(pool, worker_ids, function, kind):
     """`sys.exit`, an interrupt or a BaseException in a task is an error like others."""
     pids = worker_ids(pool)
-    with pytest.raises(kind) as caught:
-        CALLS[call](pool, function, 3)
+    for call in ("apply", "map", "imap", "imap_unordered"):
+        with pytest.raises(kind) as caught:
+            CALLS[call](pool, function, 3)
 
-    assert type(caught.value) is kind
-    if kind is SystemExit:
-        assert caught.value.code == 3
-    assert_alive(pool)
-    assert worker_ids(pool) == pids
+        assert type(caught.value) is kind
+        if kind is SystemExit:
+            assert caught.value.code == 3
+        assert_alive(pool)
+        assert worker_ids(pool) == pids
 
 
 # Arguments and results that do not travel
@@ -234,12 +234,12 @@ def test_result_that_cannot_be_pickled_fails_alone(process_pool, kind):
     assert_alive(process_pool)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_result_that_cannot_be_pickled_is_an_error_everywhere(process_pool, call):
+def test_result_that_cannot_be_pickled_is_an_error_everywhere(process_pool):
     """Each call reports a result that cannot be sent."""
-    with pytest.raises(motorpool.ResultNotPicklableError):
-        CALLS[call](process_pool, functools.partial(workloads.lock_if, 2), 2)
-    assert_alive(process_pool)
+    for call in CALLS.values():
+        with pytest.raises(motorpool.ResultNotPicklableError):
+            call(process_pool, functools.partial(workloads.lock_if, 2), 2)
+        assert_alive(process_pool)
 
 
 def test_result_that_cannot_be_unpickled_fails_alone(process_pool):
@@ -283,27 +283,27 @@ def test_fault_in_the_midst_of_taking_results_leaves_nobody_waiting(
     assert outcome(pool.map_async(workloads.square, range(4))) == [0, 1, 4, 9]
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_result_that_cannot_be_unpickled_is_an_error_everywhere(process_pool, call):
+def test_result_that_cannot_be_unpickled_is_an_error_everywhere(process_pool):
     """Each call reports a result that cannot be loaded."""
-    with pytest.raises(Exception) as caught:
-        CALLS[call](process_pool, functools.partial(workloads.unloadable_if, 2), 2)
-    assert "refused to load: 2" in "\n".join(map(str, chain_of(caught.value)))
-    assert_alive(process_pool)
+    for call in CALLS.values():
+        with pytest.raises(Exception) as caught:
+            call(process_pool, functools.partial(workloads.unloadable_if, 2), 2)
+        assert "refused to load: 2" in "\n".join(map(str, chain_of(caught.value)))
+        assert_alive(process_pool)
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("call", CALLS)
-def test_argument_that_cannot_be_pickled_is_named(process_pool, call):
+def test_argument_that_cannot_be_pickled_is_named(process_pool):
     """An argument that cannot be sent is named, with the part that is to blame."""
-    with pytest.raises((TypeError, pickle.PicklingError)) as caught:
-        CALLS[call](process_pool, workloads.same, workloads.Holder("box"))
-    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
+    for call in CALLS.values():
+        with pytest.raises((TypeError, pickle.PicklingError)) as caught:
+            call(process_pool, workloads.same, workloads.Holder("box"))
+        text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", ())])
 
-    assert "Holder" in text
-    assert "handle" in text
-    assert "lock" in text
-    assert_alive(process_pool)
+        assert "Holder" in text
+        assert "handle" in text
+        assert "lock" in text
+        assert_alive(process_pool)
 
 
 def test_argument_that_cannot_be_pickled_fails_alone(process_pool):
@@ -339,13 +339,13 @@ def test_argument_that_cannot_be_unpickled_fails_alone(process_pool):
     assert_alive(process_pool)
 
 
-@pytest.mark.parametrize("call", CALLS)
-def test_argument_that_cannot_be_unpickled_is_an_error_everywhere(process_pool, call):
+def test_argument_that_cannot_be_unpickled_is_an_error_everywhere(process_pool):
     """Each call reports an item that the worker cannot load."""
-    with pytest.raises(Exception) as caught:
-        CALLS[call](process_pool, workloads.same, workloads.FailsToLoad("two"))
-    assert "refused to load: two" in "\n".join(map(str, chain_of(caught.value)))
-    assert_alive(process_pool)
+    for call in CALLS.values():
+        with pytest.raises(Exception) as caught:
+            call(process_pool, workloads.same, workloads.FailsToLoad("two"))
+        assert "refused to load: two" in "\n".join(map(str, chain_of(caught.value)))
+        assert_alive(process_pool)
 
 
 def test_function_that_cannot_be_pickled_is_named(process_pool):

@@ -91,10 +91,15 @@ def lone(leak_guard):
 
 
 def calls_of_worker(pool, action):
-    """Return how many functions the pool's one worker calls during `action()`."""
-    pool.apply(workloads.begin_counting)
-    action()
-    return pool.apply(workloads.end_counting)
+    """Return the least number of functions that the pool's one worker calls in `action()`."""
+
+    def once():
+        pool.apply(workloads.begin_counting)
+        action()
+        return pool.apply(workloads.end_counting)
+
+    # A worker that is kept waiting amid short items takes them for long ones.
+    return min(once() for _ in range(3))
 
 
 @pytest.mark.quick
