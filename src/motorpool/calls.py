@@ -12,7 +12,7 @@ from motorpool.batch import CallBatch
 from motorpool.books import Books
 from motorpool.direct import DirectCall
 from motorpool.errors import MotorpoolError
-from motorpool.messages import CALL_ARGUMENTS, JobCancelled, JobSubmitted
+from motorpool.messages import CALL_ARGUMENTS, JobCancelled, JobSubmitted, WorkerReady
 from motorpool.results import AsyncResult
 
 # A named tuple made like this takes half the time.
@@ -83,7 +83,9 @@ class Calls:
             return engine.collect(signs)
         values = engine.collect_call(signs, call.worker, call.number)
         if values is None:
-            events = engine.collect(signs)
+            events = self._without_starts(engine.collect(signs))
+            if events is None:
+                return None
             values = call.values_in(events)
             if values is None:
                 self.enter_direct()
@@ -95,6 +97,16 @@ class Calls:
         self.direct = None
         self._wake()
         return None
+
+    def _without_starts(self, events: list[Any]) -> list[Any] | None:
+        """Handle the news that workers are ready, and return the rest; None if that was all."""
+        others = [event for event in events if type(event) is not WorkerReady]
+        if len(others) == len(events):
+            return events
+        for event in events:
+            if type(event) is WorkerReady:
+                self._books.handle(event)
+        return others or None
 
     def enter_direct(self) -> None:
         """Put the direct call, if there is one, on the books."""

@@ -2,9 +2,10 @@
 
 import math
 import os
-from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
+from motorpool.kernel import read, upwards
+
+_CGROUP = "/sys/fs/cgroup"
 
 
 def cpu_count() -> int:
@@ -31,29 +32,28 @@ def _cgroup_quota() -> float | None:
     return min(quotas, default=None)
 
 
-def _own_groups() -> list[Path]:
+def _own_groups() -> list[str]:
     """Return this process's version 2 cgroup and those above it, and version 1's root."""
-    groups = [_CGROUP, _CGROUP / "cpu"]
+    groups = [f"{_CGROUP}/cpu"]
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = read("/proc/self/cgroup").decode().splitlines()
     except OSError:
-        return groups
+        lines = []
     for line in lines:
         if line.startswith("0::/"):
-            path = Path(line[4:])
-            groups += [_CGROUP / part for part in (path, *path.parents)]
-    return groups
+            groups += upwards(_CGROUP, line[3:])
+    return list(dict.fromkeys([*groups, _CGROUP]))
 
 
-def _quota_of(group: Path) -> float | None:
+def _quota_of(group: str) -> float | None:
     try:
-        fields = (group / "cpu.max").read_text().split()
-        return None if fields[0] == "max" else int(fields[0]) / int(fields[1])
+        fields = read(group + "/cpu.max").split()
+        return None if fields[0] == b"max" else int(fields[0]) / int(fields[1])
     except (OSError, ValueError, IndexError):
         pass
     try:
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        period = int((group / "cpu.cfs_period_us").read_text())
+        quota = int(read(group + "/cpu.cfs_quota_us"))
+        period = int(read(group + "/cpu.cfs_period_us"))
     except (OSError, ValueError):
         return None
     return quota / period if quota > 0 and period > 0 else None

@@ -35,7 +35,7 @@ from motorpool.iterators import Stream
 from motorpool.jobs import Record, start_error
 from motorpool.lock import BooksLock
 from motorpool.looking import look
-from motorpool.lookout import LOOK_SECONDS, Lookout
+from motorpool.lookout import FIRST_SECONDS, LOOK_SECONDS, Lookout
 from motorpool.messages import (
     CALL_ARGUMENTS,
     Closed,
@@ -83,7 +83,7 @@ class Driver:
         self._acquire, self._release = lock.acquire, lock.release
         # Memory is the machine's: what runs elsewhere has its own.
         self._lookout = None if engine.abilities.machines else Lookout()
-        self._look_at = 0.0
+        self._look_at = time.monotonic() + FIRST_SECONDS
         self._closed = False
         try:
             self._books.execute(scheduler.start())
@@ -230,7 +230,7 @@ class Driver:
         call = self._calls.direct
         if call is None or call.result is not result or self._pid != PROCESS.number:
             return False
-        self._turns.take_turn(lambda: self._calls.direct is call)
+        self._turns.take_turns(lambda: self._calls.direct is call)
         return result.ready()
 
     # What `Turns` drives.

@@ -11,6 +11,8 @@ from motorpool.messages import MemoryNews
 from motorpool.sizes import format_size
 
 LOOK_SECONDS = 0.5
+# A pool for a moment needs no look.
+FIRST_SECONDS = 0.05
 # Memory is short when less than this part of it is left, or less than that
 # many bytes if they are fewer; it is no longer when there is half as much more.
 LEAST_PART = 0.05

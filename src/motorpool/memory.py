@@ -7,25 +7,19 @@ counts as unknown, and unknown memory limits nothing.
 import math
 import mmap
 import os
-import re
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import NamedTuple
+
+from motorpool.kernel import number, read, upwards
 
 # How long a count of pages is trusted.
 RECOUNT_SECONDS = 1.0
 # A reading of kills is renewed after the one, and says nothing after the other.
 FRESH_SECONDS = 2.0
 STALE_SECONDS = 10.0
-_ANONYMOUS = re.compile(rb"^(?:RssAnon|VmSwap):\s*(\d+) kB", re.MULTILINE)
-_ROLLUP = re.compile(rb"^(Anonymous|Private_Clean|Private_Dirty|SwapPss):\s*(\d+) kB", re.MULTILINE)
-_RESIDENT = re.compile(rb"^(VmRSS|VmHWM):\s*(\d+) kB", re.MULTILINE)
-_AVAILABLE = re.compile(rb"^(MemTotal|MemAvailable):\s*(\d+) kB", re.MULTILINE)
-_KILLS = re.compile(rb"^oom_kill (\d+)", re.MULTILINE)
-_INACTIVE = re.compile(rb"^(?:total_)?inactive_file (\d+)", re.MULTILINE)
-_V1 = Path("/sys/fs/cgroup/memory")
-_V2 = Path("/sys/fs/cgroup")
+_V1 = "/sys/fs/cgroup/memory"
+_V2 = "/sys/fs/cgroup"
 
 
 class Gauge:
@@ -39,9 +33,9 @@ class Gauge:
     """
 
     def __init__(self, pid: int | str) -> None:
-        self._status = Path(f"/proc/{pid}/status")
-        self._stat = Path(f"/proc/{pid}/stat")
-        self._rollup = Path(f"/proc/{pid}/smaps_rollup")
+        self._status = f"/proc/{pid}/status"
+        self._stat = f"/proc/{pid}/stat"
+        self._rollup = f"/proc/{pid}/smaps_rollup"
         self._own = 0  # at the last count
         self._anonymous = 0
         self._faults = 0
@@ -50,10 +44,11 @@ class Gauge:
     def read(self, limit: int) -> int | None:
         """Return the bytes; too many perhaps, but not above `limit`. None if it has ended."""
         try:
-            anonymous = sum(map(int, _ANONYMOUS.findall(self._status.read_bytes()))) << 10
+            status = read(self._status)
+            anonymous = _bytes(status, b"RssAnon") + _bytes(status, b"VmSwap")
             if anonymous <= limit:
                 return anonymous
-            faults = int(self._stat.read_bytes().rpartition(b")")[2].split()[7])
+            faults = int(read(self._stat).rpartition(b")")[2].split()[7])
             now = time.monotonic()
             # A page of its own comes with a fault, or with many if it is a huge one.
             growth = max(anonymous - self._anonymous, 0) + (faults - self._faults) * mmap.PAGESIZE
@@ -66,22 +61,27 @@ class Gauge:
         return self._own
 
     def _count(self) -> int:
-        found = dict(_ROLLUP.findall(self._rollup.read_bytes()))
-        sizes = {name: int(size) << 10 for name, size in found.items()}
-        private = sizes.get(b"Private_Clean", 0) + sizes.get(b"Private_Dirty", 0)
-        return min(private, sizes.get(b"Anonymous", 0)) + sizes.get(b"SwapPss", 0)
+        rollup = read(self._rollup)
+        private = _bytes(rollup, b"Private_Clean") + _bytes(rollup, b"Private_Dirty")
+        return min(private, _bytes(rollup, b"Anonymous")) + _bytes(rollup, b"SwapPss")
+
+
+def _bytes(text: bytes, name: bytes) -> int:
+    """Return a size that is given in kilobytes, 0 if it is not given."""
+    return (number(text, name) or 0) << 10
 
 
 def resident_memory() -> tuple[int, int]:
     """Return the bytes that this process has in memory, and had at the most."""
-    found = dict(_RESIDENT.findall(Path("/proc/self/status").read_bytes()))
-    return int(found[b"VmRSS"]) << 10, int(found[b"VmHWM"]) << 10
+    status = read("/proc/self/status")
+    return _bytes(status, b"VmRSS"), _bytes(status, b"VmHWM")
 
 
 def reset_peak() -> bool:
     """Have the kernel count the most anew; tell whether it does."""
     try:
-        Path("/proc/self/clear_refs").write_bytes(b"5")
+        with open("/proc/self/clear_refs", "wb") as file:  # noqa: PTH123 - see kernel.py
+            file.write(b"5")
     except OSError:
         return False
     return True
@@ -107,56 +107,53 @@ class Room:
 
 
 def _machine() -> Space | None:
-    with suppress(OSError, KeyError):
-        sizes = dict(_AVAILABLE.findall(Path("/proc/meminfo").read_bytes()))
-        available, total = (int(sizes[name]) << 10 for name in (b"MemAvailable", b"MemTotal"))
-        return Space(available, total, "the machine")
+    with suppress(OSError):
+        text = read("/proc/meminfo")
+        total = _bytes(text, b"MemTotal")
+        if total:
+            return Space(_bytes(text, b"MemAvailable"), total, "the machine")
     return None
 
 
-def _group(group: Path) -> Space | None:
+def _group(group: str) -> Space | None:
     """Return the same of a cgroup; None if it has no limit."""
     names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
     # Not `Path.exists`: Ctrl-C in the midst of the exception that it handles shows both.
-    if not os.access(group / names[0], os.R_OK):
+    if not os.access(f"{group}/{names[0]}", os.R_OK):
         names = ("memory.max", "memory.current")
     try:
-        limit, used = (int((group / name).read_bytes()) for name in names)
+        limit, used = (int(read(f"{group}/{name}")) for name in names)
         if limit >= 1 << 60:  # how version 1 says that there is none
             return None
         # Files that were read once are given up before anybody is killed.
-        cached = sum(map(int, _INACTIVE.findall((group / "memory.stat").read_bytes())[-1:]))
+        stat = read(f"{group}/memory.stat")
+        cached = number(stat, b"total_inactive_file") or number(stat, b"inactive_file") or 0
     except (OSError, ValueError):
         return None
     return Space(limit - max(used - cached, 0), limit, f"the cgroup {group}")
 
 
-def memory_groups() -> list[Path]:
+def memory_groups() -> list[str]:
     """Return the directories of the cgroups that count this process's memory."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = read("/proc/self/cgroup").decode().splitlines()
     except OSError:
         lines = []
     found = []
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            found += _upwards(_V1, path)
+            found += upwards(_V1, path)
         elif not controllers:
-            found += _upwards(_V2, path)
+            found += upwards(_V2, path)
     # In a container the path may be the host's, and its group mounted as the root.
     found += [_V1, _V2]
     return [group for group in dict.fromkeys(found) if _counts_memory(group)]
 
 
-def _upwards(root: Path, path: str) -> list[Path]:
-    here = root / path.lstrip("/")
-    return [here, *(parent for parent in here.parents if parent.is_relative_to(root))]
-
-
-def _counts_memory(group: Path) -> bool:
+def _counts_memory(group: str) -> bool:
     names = "memory.current", "memory.usage_in_bytes"
-    return any(os.access(group / name, os.R_OK) for name in names)
+    return any(os.access(f"{group}/{name}", os.R_OK) for name in names)
 
 
 class OomKills:
@@ -167,9 +164,9 @@ class OomKills:
     """
 
     def __init__(self) -> None:
-        self._files: list[Path] = []
-        self._before: dict[Path, int] = {}
-        self._latest: dict[Path, int] = {}
+        self._files: list[str] = []
+        self._before: dict[str, int] = {}
+        self._latest: dict[str, int] = {}
         self._read_at = -math.inf
 
     def refresh(self) -> None:
@@ -181,9 +178,9 @@ class OomKills:
         if not self._files:
             groups = memory_groups()
             self._files = [
-                Path("/proc/vmstat"),
-                *(group / "memory.oom_control" for group in groups),  # version 1
-                *(group / "memory.events" for group in groups),
+                "/proc/vmstat",
+                *(f"{group}/memory.oom_control" for group in groups),  # version 1
+                *(f"{group}/memory.events" for group in groups),
             ]
         latest = self._read()
         self._before = self._latest if age < STALE_SECONDS else latest
@@ -201,13 +198,13 @@ class OomKills:
             self._latest[name] = max(self._latest[name], self._before[name])
         return bool(risen)
 
-    def _read(self) -> dict[Path, int]:
+    def _read(self) -> dict[str, int]:
         found = {}
         for file in self._files:
             with suppress(OSError):
-                counts = _KILLS.findall(file.read_bytes())
-                if counts:
-                    found[file] = int(counts[0])
+                count = number(read(file), b"oom_kill")
+                if count is not None:
+                    found[file] = count
         return found
 
 

@@ -71,13 +71,13 @@ class Turns:
                 return False
             self._sleep(is_done, deadline)
 
-    def take_turn(self, is_due: Callable[[], bool]) -> None:
-        """Take one turn if it is due and nobody else drives."""
+    def take_turns(self, is_due: Callable[[], bool]) -> None:
+        """Take turns as long as they are due, if nobody else drives."""
         if self._driving.acquire(False):
             try:
                 if self._attendant.is_attending:
                     self._attendant.rest()
-                if is_due():
+                while is_due():
                     self._work.turn(MOST_SECONDS)
             finally:
                 self._driving.release()

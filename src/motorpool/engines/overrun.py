@@ -54,11 +54,11 @@ def explain_refusals(errors: dict[int, BaseException], limit: int) -> None:
 
 
 class Watched(Protocol):
-    """A worker: the task that was over the limit at the last look, the size it was killed for."""
+    """A worker: its gauge, the task over the limit at the last look, the size it was killed for."""
 
     popen: Any
     page: Any
-    gauge: Gauge
+    gauge: Gauge | None  # made at the first look
     suspect: tuple[int, int] | None
     overrun: int
 
@@ -121,7 +121,7 @@ class MemoryWatch:
                 if task[0] == IDLE:
                     continue
                 is_busy = True
-                size = worker.gauge.read(self.limit)
+                size = self._weigh(worker)
                 if size is not None:
                     room = min(room, self.limit - size)
                     if size > self.limit:
@@ -130,13 +130,18 @@ class MemoryWatch:
                         worker.suspect = None
         return is_busy, room
 
+    def _weigh(self, worker: Watched) -> int | None:
+        if worker.gauge is None:
+            worker.gauge = Gauge(worker.popen.pid)
+        return worker.gauge.read(self.limit)
+
     def _judge(self, worker: Watched, task: tuple[int, int]) -> None:
         """Kill a worker that was over the limit in the same task before."""
         if worker.suspect != task:
             worker.suspect = task
             return
         with worker.popen.frozen():
-            size = worker.gauge.read(self.limit)
+            size = self._weigh(worker)
             if worker.page.now() == task and size is not None and size > self.limit:
                 worker.overrun = size
                 worker.popen.kill()

@@ -35,7 +35,7 @@ from motorpool.engines.stacks import Target, ask_stacks
 from motorpool.errors import InternalError
 from motorpool.explain import not_picklable
 from motorpool.failures import load_noted, load_results, rebuild
-from motorpool.memory import OOM_KILLS, Gauge
+from motorpool.memory import OOM_KILLS
 from motorpool.messages import (
     ANSWER,
     CALL,
@@ -109,8 +109,8 @@ class _Worker:
         self.functions: set[int] = set()
         self.job = -1  # of the last chunk sent
         self.known = Known()
-        # Of the memory watch: the task it suspects, and the size it killed for.
-        self.gauge = Gauge(popen.pid)
+        # Of the memory watch: its gauge, the task it suspects, and the size it killed for.
+        self.gauge: Any = None
         self.suspect: tuple[int, int] | None = None
         self.overrun = 0
 
@@ -272,8 +272,8 @@ class ProcessEngine:
             theirs.close()
         return self._admit(handle, ours.detach(), page, payload)
 
-    def _launch(self, handle: Any, fd: int, page: int, arena: int) -> bytes:
-        """Start the process; return its set-up."""
+    def _launch(self, handle: Any, fd: int, page: int, arena: int) -> bytes | None:
+        """Start the process; return the set-up to send, None if it has it."""
         known = Known(inherited_by_fork()) if self._method == "fork" else Known()
         made: list[Any] = []
         fds = starting.Fds(fd, page, arena)
@@ -283,8 +283,9 @@ class ProcessEngine:
 
         def make(_handle: object) -> starting.Popen:
             if self._method == "fork":
-                made.append(starting.start_by_fork(handle, fds, self._initializer))
-                made.append(set_up())
+                region = self._exchange.region_of(self._count + 1)
+                made.append(starting.start_by_fork(handle, fds, self._initializer, region))
+                made.append(None)
             elif self._method == "spawn":
                 made.extend(starting.start_by_spawn(handle, fds, set_up))
             else:
@@ -298,13 +299,11 @@ class ProcessEngine:
         if not made:
             msg = f"{type(handle).__qualname__}.start() of the context started no process"
             raise TypeError(msg)
-        payload: bytes = made[1]
+        payload: bytes | None = made[1]
         return payload
 
     def _set_up(self, handle: process.BaseProcess, known: Known) -> bytes:
         region = self._exchange.region_of(self._count + 1)
-        if self._method == "fork":  # All else is inherited.
-            return dumps(Setup(None, None, None, region))
         identity = starting.identity_of(handle, self._method)
         definitions = initializer = None
         if self._initializer is not None:
@@ -316,16 +315,17 @@ class ProcessEngine:
         payload, roots, _ = self._pickle_function(self._initializer, "the initializer")
         return payload, self._definitions.pack_for(known, roots)
 
-    def _admit(self, handle: process.BaseProcess, fd: int, page: int, payload: bytes) -> int:
+    def _admit(self, handle: Any, fd: int, page: int, payload: bytes | None) -> int:
         self._count = number = self._count + 1
-        worker = _Worker(number, handle, handle._popen, fd, page)  # type: ignore[attr-defined] # noqa: SLF001
+        worker = _Worker(number, handle, handle._popen, fd, page)  # noqa: SLF001
         worker.known = self._new_known
         self._workers[number] = worker
         self._by_fd[fd] = worker
         self._by_sentinel[worker.popen.sentinel] = worker
         self._epoll.register(fd, select.EPOLLIN)
         self._epoll.register(worker.popen.sentinel, select.EPOLLIN)
-        self._send(worker, SETUP, payload=payload)
+        if payload is not None:
+            self._send(worker, SETUP, payload=payload)
         return number
 
     # Sending.

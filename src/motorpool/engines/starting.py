@@ -6,6 +6,7 @@ process like any other to `active_children()` and to those who read
 child half only; never the script.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -13,17 +14,26 @@ import sys
 import threading
 import time
 import warnings
+from _signal import (  # type: ignore[import-not-found] # `signal` makes enums of what they return
+    SIG_BLOCK,
+    SIG_SETMASK,
+    pthread_sigmask,
+)
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import process, spawn, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
-from pathlib import Path
 from typing import NamedTuple
 
 from motorpool.engines.server import ForkServer
+from motorpool.kernel import read
 from motorpool.worker.identity import Identity, InheritedFd
-from motorpool.worker.main import work
+from motorpool.worker.main import Setup, work
+from motorpool.worker.threads import is_bare
+
+# A worker is deaf to them until it has its own handlers.
+_UNTIL_STARTED = (signal.SIGINT, signal.SIGTERM)
 
 START_METHODS = ("fork", "spawn", "forkserver")
 
@@ -149,7 +159,7 @@ class Popen:
 
     def _is_moving(self) -> bool:
         try:
-            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+            stat = read(f"/proc/{self.pid}/stat")
         except OSError:
             return False
         return stat[stat.rindex(b")") + 2 :][:1] in b"RSD"
@@ -199,30 +209,51 @@ class ServedPopen(Popen):
         return code
 
 
-def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object) -> Popen:
+def start_by_fork(
+    worker: process.BaseProcess, fds: Fds, initializer: object, region: int
+) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
     lifeline = LIFELINE.reading_end()
+    setup = Setup(None, None, None, region, is_bare())  # All else is inherited.
     util._flush_std_streams()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing's Popen
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    mask = pthread_sigmask(SIG_BLOCK, _UNTIL_STARTED)
     try:
-        with warnings.catch_warnings():
-            # 3.12 warns if there are threads. A worker runs none of their code,
-            # and the locks they may hold are the program's, as with any fork.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            pid = os.fork()
+        pid = _fork()
         if pid == 0:
             code = 1
             try:
-                worker._target = lambda: work(*fds, lifeline, -1, initializer)  # type: ignore[attr-defined] # noqa: SLF001
+                _age_objects()
+                worker._target = lambda: work(*fds, lifeline, -1, initializer, setup)  # type: ignore[attr-defined] # noqa: SLF001
                 worker._config["daemon"] = False  # type: ignore[attr-defined] # noqa: SLF001 - it may have children
                 code = worker._bootstrap(parent_sentinel=lifeline)  # type: ignore[attr-defined] # noqa: SLF001
             finally:
                 os._exit(code)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pthread_sigmask(SIG_SETMASK, mask)
     popen.begun(pid)
     return popen
+
+
+def _fork() -> int:
+    if sys.version_info < (3, 12):
+        return os.fork()
+    with warnings.catch_warnings():
+        # It warns if there are threads. A worker runs none of their code,
+        # and the locks they may hold are the program's, as with any fork.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def _age_objects() -> None:
+    """Have the garbage collector take what was inherited for old.
+
+    Else the first small collections go through all that is young in the
+    parent, and every object that they look at is a page to be copied.
+    """
+    if not gc.get_freeze_count():  # else the program has seen to it
+        gc.freeze()
+        gc.unfreeze()
 
 
 def start(worker: process.BaseProcess) -> None:
@@ -245,11 +276,11 @@ def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tupl
     tracker = tracker_fd()
     numbers = (*fds, lifeline, tracker, popen.inherited)
     code = child_program(f"from motorpool.worker.spawned import main; main{numbers!r}")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    mask = pthread_sigmask(SIG_BLOCK, _UNTIL_STARTED)
     try:
         popen.begun(_spawn(code, [*fds, lifeline, tracker, *popen.inherited]))
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pthread_sigmask(SIG_SETMASK, mask)
     return popen, payload
 
 
@@ -275,11 +306,11 @@ def _with_spawning(popen: Popen, set_up: SetUp) -> bytes:
 def _launch_server(control: int) -> int:
     code = child_program(f"from motorpool.worker.forkserver import main; main({control})")
     tracker = tracker_fd()
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    mask = pthread_sigmask(SIG_BLOCK, _UNTIL_STARTED)
     try:
         return _spawn(code, [control, tracker])
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pthread_sigmask(SIG_SETMASK, mask)
 
 
 def tracker_fd() -> int:
@@ -292,7 +323,7 @@ def tracker_fd() -> int:
 def child_program(last: str) -> str:
     """Return a program that sees the parent's `sys.path` before it imports anything."""
     path = list(sys.path)
-    here = str(Path(__file__).absolute().parents[2])
+    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     if here not in path:
         path.append(here)
     return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {sys.argv!r}; {last}"
@@ -318,5 +349,5 @@ def identity_of(worker: process.BaseProcess, method: str) -> Identity:
         parent_name=parent.name,
         parent_pid=os.getpid(),
         method=method,
-        directory=str(Path.cwd()),
+        directory=os.getcwd(),
     )

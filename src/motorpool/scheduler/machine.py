@@ -18,6 +18,7 @@ error it asks only whether its job tries again after such.
 """
 
 import heapq
+from collections import OrderedDict
 from collections.abc import Callable  # noqa: TC003 - an annotation
 from typing import Any
 
@@ -106,7 +107,7 @@ class Scheduler:
         self._agenda = self._watch.agenda
         self._tasks_per_worker = tasks_per_worker
         self._queue: list[int] = []  # heap of jobs with pending items
-        self._idle: dict[int, Worker] = {}
+        self._idle: OrderedDict[int, Worker] = OrderedDict()  # the last goes first
         self._starting = 0
         self._restart_at: list[float] = []
         self._look_at: float | None = None  # when to look for results that are held up
@@ -490,6 +491,8 @@ class Scheduler:
             self._send_ahead(worker)
         if not worker.chunks:
             self._idle[worker.id] = worker
+            if not worker.is_ready:  # One that began to start earlier is there earlier.
+                self._idle.move_to_end(worker.id, last=False)
 
     # Workers.
 

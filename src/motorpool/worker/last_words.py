@@ -4,7 +4,6 @@ A bulk run keeps the results it has finished in its own memory for a moment. A
 task that ends the process by one of these calls shall take none of them along.
 """
 
-import functools
 import os
 import signal
 from collections.abc import Callable
@@ -29,7 +28,6 @@ def before_the_end(note: Callable[[], None], go_on: Callable[[], None]) -> None:
 def _between(
     note: Callable[[], None], go_on: Callable[[], None], function: Any, module: str
 ) -> Any:
-    @functools.wraps(function)
     def noting(*args: Any, **kwargs: Any) -> Any:
         note()
         try:
@@ -37,5 +35,9 @@ def _between(
         finally:
             go_on()
 
+    # As `functools.wraps`, of which half a dozen calls are a good part of a start.
+    noting.__name__ = noting.__qualname__ = function.__name__
     noting.__module__ = module  # where pickle finds it
+    noting.__doc__ = function.__doc__
+    noting.__wrapped__ = function  # type: ignore[attr-defined]
     return noting

@@ -4,6 +4,8 @@ import os
 import select
 import signal
 import sys
+from _signal import SIG_DFL, SIG_UNBLOCK, pthread_sigmask  # type: ignore[import-not-found]
+from _signal import signal as set_handler
 from collections import deque
 from contextlib import suppress
 from time import perf_counter
@@ -58,6 +60,7 @@ class Setup(NamedTuple):
     definitions: bytes | None
     initializer: bytes | None
     region: int = 0  # of the worker's arena; 0 without one
+    is_bare: bool = False  # under fork: no numerical library was inherited
 
 
 class Function(NamedTuple):
@@ -101,12 +104,14 @@ class Worker:
         self._definition_error: BaseException | None = None
         self.mirrors = Mirrors(self._ask)
 
-    def serve(self) -> None:
-        """Work until STOP, or until the parent is gone."""
-        signal.signal(RECALL_SIGNAL, self._on_recall)
+    def serve(self, setup: Setup | None = None) -> None:
+        """Work until STOP, or until the parent is gone; without a `setup`, it is sent."""
+        set_handler(RECALL_SIGNAL, self._on_recall)
         before_the_end(self._page.last_words, self._page.go_on)
         os.register_at_fork(after_in_child=self._forget_parent)
         self.mirrors.install()
+        if setup is not None and not self._set_up(setup):
+            return
         while (frame := self._next()) is not None and frame[0] != STOP:
             if frame[0] == CALL:
                 self._call(frame)
@@ -412,10 +417,11 @@ def become_worker() -> None:
     """Set the process's signals as a worker's; Ctrl-C is the parent's business."""
     signal.set_wakeup_fd(-1)
     # A handler rather than SIG_IGN, which programs started by a task would inherit.
-    signal.signal(signal.SIGINT, _ignore)
+    # And without the module's names for what these return, which take as long again.
+    set_handler(signal.SIGINT, _ignore)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+        set_handler(number, SIG_DFL)
+    pthread_sigmask(SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
 
 
 def _ignore(_signal: int, _frame: object) -> None:
@@ -448,17 +454,24 @@ def die_with_parent(lifeline: int) -> None:
 
 
 def work(
-    fd: int, page: int, arena: int, lifeline: int, tracker: int = -1, initializer: Any = None
+    fd: int,
+    page: int,
+    arena: int,
+    lifeline: int,
+    tracker: int = -1,
+    initializer: Any = None,
+    setup: Setup | None = None,
 ) -> None:
     """Be a worker on channel `fd`: the whole life of one, in a process of its own.
 
-    Under fork, `initializer` is inherited, with its arguments; else it is sent.
+    Under fork, `initializer` is inherited, with its arguments, and so is
+    `setup`; else they are sent.
     """
     become_worker()
     die_with_parent(lifeline)
     shared = Page(page)
     shared.listening(listen())
-    limit_threads(abs(shared.threads))
+    limit_threads(abs(shared.threads), is_bare=setup is not None and setup.is_bare)
     if shared.memory_limit:
         from motorpool.worker.limited import LimitedPage, LimitedWorker
 
@@ -468,7 +481,7 @@ def work(
         worker = Worker(fd, shared, arena, lifeline, tracker, initializer)
     pid = os.getpid()
     try:
-        worker.serve()
+        worker.serve(setup)
     except OSError:
         if os.getpid() == pid:
             raise

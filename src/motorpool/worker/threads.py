@@ -6,7 +6,10 @@ already and are told by a call.
 """
 
 import os
+import sys
 from typing import Any
+
+from motorpool.kernel import read
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
@@ -18,12 +21,37 @@ THREAD_VARIABLES = (
 )
 
 
-def limit_threads(threads: int) -> None:
-    """Have numerical libraries use so many threads; leave them alone if that is 0."""
+def limit_threads(threads: int, *, is_bare: bool = False) -> None:
+    """Have numerical libraries use so many threads; leave them alone if that is 0.
+
+    `is_bare`: none is loaded yet.
+    """
     if threads:
         for name in THREAD_VARIABLES:
             os.environ[name] = str(threads)
-        _limit_loaded(threads)
+        if not is_bare:
+            _limit_loaded(threads)
+
+
+class _Look:
+    """The last look for libraries that were loaded: how many modules there were, the finding."""
+
+    modules = 0
+    is_bare = False
+
+
+def is_bare() -> bool:
+    """Tell, without looking again if nothing was imported, whether no such library is loaded.
+
+    To look takes longer than anything else that a worker does as it starts.
+    """
+    if "ctypes" in sys.modules or "_cffi_backend" in sys.modules:
+        return False  # They load libraries that are no modules.
+        return False
+    if _Look.modules != len(sys.modules):
+        _Look.modules = len(sys.modules)
+        _Look.is_bare = not _has_libraries(_maps())
+    return _Look.is_bare
 
 
 # Functions that set the number of threads, by what the library's file is called.
@@ -44,13 +72,23 @@ _SETTERS = {
 
 def _limit_loaded(threads: int) -> None:
     """Tell the libraries that a forked worker inherited; they have read the environment."""
-    with open("/proc/self/maps") as maps:  # noqa: PTH123 - `pathlib` is slow to import
-        files = {line.rpartition(" ")[2].rstrip("\n") for line in maps if ".so" in line}
+    maps = _maps()
+    if not _has_libraries(maps):
+        return
+    files = {line.rpartition(" ")[2] for line in maps.split("\n") if ".so" in line}
     for file in sorted(files):
         name = file.rpartition("/")[2]
         for part, setters in _SETTERS.items():
             if part in name:
                 _call_first(file, setters, threads)
+
+
+def _maps() -> str:
+    return os.fsdecode(read("/proc/self/maps"))
+
+
+def _has_libraries(maps: str) -> bool:
+    return any(part in maps for part in _SETTERS)
 
 
 def _call_first(file: str, setters: tuple[str, ...], threads: int) -> None:
