@@ -8,6 +8,7 @@ import multiprocessing
 import multiprocessing.pool
 import pickle
 import queue
+import subprocess
 import sys
 import threading
 import traceback
@@ -610,3 +611,22 @@ def test_error_class_survives_pickling(leak_guard, kind, clone):
 def test_error_class_is_caught_by_code_for_the_standard_library(leak_guard, name, base):
     """What programs catch today, they go on catching."""
     assert issubclass(getattr(motorpool, name), base)
+
+
+def test_errors_of_executors_can_be_asked_for_at_exit():
+    """While a program ends, `concurrent.futures.process` cannot be imported; its errors can."""
+    program = (
+        "import atexit, motorpool\n"
+        "@atexit.register\n"
+        "def last():\n"
+        "    try:\n"
+        "        raise motorpool.WorkerStartError('at last')\n"
+        "    except __import__('concurrent.futures').futures.BrokenExecutor as error:\n"
+        "        print(type(error).__module__, error)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+
+    assert finished.stdout == "motorpool.errors at last\n"
+    assert finished.stderr == ""

@@ -4,9 +4,12 @@ And no more work than it takes: the calls of functions are counted, which no
 busy machine changes. `benchmarks/` measures the times.
 """
 
+import json
 import multiprocessing
 import os
 import statistics
+import subprocess
+import sys
 import time
 
 import pytest
@@ -136,3 +139,66 @@ def test_chunk_costs_the_worker_few_calls(lone):
 
     assert short / 100 <= 72
     assert unknown / 900 <= 23
+
+
+def modules_of(program):
+    """Return the modules that `program` has imported at its end, in an interpreter of its own."""
+    report = "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    finished = subprocess.run(
+        [sys.executable, "-c", program + report], check=True, stdout=subprocess.PIPE
+    )
+    return set(json.loads(finished.stdout.splitlines()[-1]))
+
+
+def ours(modules):
+    """Return those of `modules` that are motorpool's."""
+    return {name for name in modules if name.partition(".")[0] == "motorpool"}
+
+
+# What is slow to import, and no plain pool has any use for.
+SLOW = {
+    "typing",
+    "logging",
+    "pathlib",
+    "concurrent.futures",
+    "cloudpickle",
+    "dataclasses",
+    "asyncio",
+}
+
+
+@pytest.mark.quick
+def test_import_imports_little():
+    """`from motorpool import Pool` imports 47 modules of ours, and what the stdlib's pool does."""
+    stdlib = modules_of("import multiprocessing.pool")
+    imported = modules_of("from motorpool import Pool") - stdlib
+
+    assert {name.partition(".")[0] for name in imported - ours(imported)} <= {"importlib", "mmap"}
+    assert len(ours(imported)) <= 48, sorted(imported)
+
+
+@pytest.mark.quick
+def test_plain_pool_imports_nothing_slow():
+    """A pool that starts, calls and ends imports nothing that only few pools need."""
+    stdlib = modules_of("import multiprocessing.pool")
+    imported = modules_of(
+        "from multiprocessing import get_context\n"
+        "from motorpool import Pool\n"
+        "with Pool(2, context=get_context('fork')) as pool:\n"
+        "    assert pool.apply(abs, (-1,)) == 1\n"
+        "    assert pool.map(abs, [-1, 2]) == [1, 2]"
+    )
+
+    assert not imported & (SLOW - stdlib)
+    assert len(ours(imported)) <= 61, sorted(ours(imported))
+
+
+@pytest.mark.quick
+def test_worker_imports_little(leak_guard):
+    """A spawned worker imports 20 modules of ours, nothing slow, and no multiprocessing."""
+    bare = modules_of("")
+    with build_pool("spawn", 1) as pool:
+        imported = set(pool.apply(eval, ("sorted(__import__('sys').modules)",))) - bare
+
+    assert not imported & (SLOW | {"multiprocessing", "subprocess", "tempfile"})
+    assert len(ours(imported)) <= 22, sorted(ours(imported))

@@ -7,7 +7,8 @@
 """
 
 import importlib as _importlib
-import typing as _typing
+
+from motorpool import typed as _typing
 
 if _typing.TYPE_CHECKING:
     from motorpool.cpus import cpu_count
@@ -30,7 +31,7 @@ if _typing.TYPE_CHECKING:
         WorkerStartError,
     )
     from motorpool.iterators import IMapIterator, IMapUnorderedIterator
-    from motorpool.options import MapOptions, TaskOptions
+    from motorpool.keywords import MapOptions, TaskOptions
     from motorpool.pool import Pool, ThreadPool
     from motorpool.results import AsyncResult, MapResult
 
@@ -57,7 +58,7 @@ _HOMES = {
         "WorkerStartError",
     ),
     "iterators": ("IMapIterator", "IMapUnorderedIterator"),
-    "options": ("MapOptions", "TaskOptions"),
+    "keywords": ("MapOptions", "TaskOptions"),
     "pool": ("Pool", "ThreadPool"),
     "results": ("AsyncResult", "MapResult"),
 }

@@ -18,9 +18,9 @@ import bisect
 import mmap
 import os
 from contextlib import suppress
-from typing import NamedTuple
 
 from motorpool.messages import ARENA_REGION, ARENA_SLOTS
+from motorpool.typed import NamedTuple
 
 PAGE = mmap.PAGESIZE
 # The least size of a segment; each is as large as all before it, up to a limit.

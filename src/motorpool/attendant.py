@@ -8,9 +8,9 @@ is not woken for nothing, and on again when it leaves.
 import select
 import threading
 from collections.abc import Callable
-from typing import Any
 
 from motorpool.bell import Bell
+from motorpool.typed import Any
 
 
 class Attendant:

@@ -6,10 +6,10 @@ calls travel in one chunk. Each keeps a result and callbacks of its own.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from motorpool.feeder import Buffer
 from motorpool.results import AsyncResult
+from motorpool.typed import Any
 
 
 class CallBatch:

@@ -9,7 +9,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 from motorpool.batch import CallBatch
 from motorpool.callbacks import CallbackThread
@@ -18,7 +17,6 @@ from motorpool.errors import MotorpoolError
 from motorpool.feeder import Buffer, Feeder
 from motorpool.iterators import Stream
 from motorpool.jobs import Job, Record, failed_error, start_error
-from motorpool.looking import LateStacks, stack_of, task_of, tell_slow
 from motorpool.messages import (
     BreakPool,
     ChunkRefused,
@@ -39,6 +37,10 @@ from motorpool.messages import (
     WorkerStarted,
 )
 from motorpool.scheduler import Cost, Scheduler
+from motorpool.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motorpool.looking import LateStacks
 
 
 class Books:
@@ -66,7 +68,8 @@ class Books:
         self.engine = engine
         self.scheduler = scheduler
         self.jobs: dict[int, Job] = {}
-        self.end: BaseException | None = None  # why no job will ever end
+        # Makes the error that tells why no job will ever end.
+        self.end: Callable[[], BaseException] | None = None
         # Jobs to be ended as soon as the lock is free, and with which error;
         # None: nobody wants them any more.
         self.dropped: deque[tuple[int, BaseException | None]] = deque()
@@ -75,7 +78,7 @@ class Books:
         self._inputs: dict[int, Feeder | CallBatch] = {}
         self._costs: weakref.WeakKeyDictionary[Any, Cost] = weakref.WeakKeyDictionary()
         self._numbers = count()
-        self._late_stacks = LateStacks()
+        self._late_stacks: LateStacks | None = None  # made when a task is late
 
     # Jobs.
 
@@ -121,11 +124,16 @@ class Books:
             if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False)
         ]
 
-    def break_down(self, error: BaseException) -> None:
+    def break_down(self, make_error: Callable[[], BaseException]) -> None:
         """Fail all jobs: none will ever end."""
-        self.end = self.end or error
-        self.fail_all(error)
+        self.end = self.end or make_error
+        if self.jobs:
+            self.fail_all(make_error())
         self._wake()
+
+    def break_down_for(self, error: BaseException) -> None:
+        """Fail all jobs because of `error`."""
+        self.break_down(lambda: error)
 
     def reset(self, error: BaseException) -> None:
         """Fail all jobs, because they may be half on the books, and begin with new workers."""
@@ -209,12 +217,18 @@ class Books:
 
     def _kill_worker(self, command: KillWorker) -> None:
         if command.item is not None:
+            if self._late_stacks is None:
+                from motorpool.looking import LateStacks
+
+                self._late_stacks = LateStacks()
             self._late_stacks.take(command.worker, self.engine)
         spared = self.engine.kill_worker(*command)
         if spared is not None:
             self.handle(spared)
 
     def _name_slow(self, command: NameSlow) -> None:
+        from motorpool.looking import stack_of, task_of, tell_slow
+
         task = task_of(command.worker, self.engine, self.scheduler, self.jobs)
         if task.function is not None:
             stack = stack_of(command.worker, self.engine)
@@ -235,11 +249,14 @@ class Books:
     def _fail_item(self, command: FailItem) -> None:
         job = self.jobs.get(command.job)
         if job is not None:
-            error = failed_error(command, job, self._late_stacks.of)
+            error = failed_error(command, job, self._late_stack)
             job.record.fail(command.item, error)
             self._delivered(command.job, job, command.item, 1)
             if job.record.stops:
                 self._stop_later(command.job, error)
+
+    def _late_stack(self, worker: int) -> str | None:
+        return self._late_stacks.of(worker) if self._late_stacks is not None else None
 
     def _stop_later(self, job: int, error: BaseException) -> None:
         """Have a job stopped when the commands at hand are carried out."""
@@ -278,7 +295,7 @@ class Books:
         else:
             msg = f"no worker can be started: {command.error}"
         cause = command.error or (lost.cause if lost is not None else None)
-        self.break_down(start_error(cause, msg))
+        self.break_down_for(start_error(cause, msg))
 
     _carry_out: dict[type[Any], Callable[["Books", Any], None]] = {  # noqa: RUF012 - a table
         SendChunk: _send_chunk,

@@ -12,10 +12,10 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from motorpool.messages import ARENA_FILE, ARENA_MOST_REGIONS, ARENA_REGION
 from motorpool.serialization import dumps, loads
+from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from motorpool.arena import Arena, Block

@@ -1,9 +1,10 @@
 """The thread that runs callbacks, so that a slow or broken one holds up nobody else."""
 
-import logging
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+
+from motorpool.log import log
 
 _Entry = tuple[Callable[..., object], object, Callable[[], None]]
 
@@ -59,7 +60,7 @@ def _run(queue: SimpleQueue[_Entry | None]) -> None:
         try:
             callback(value)
         except BaseException:
-            logging.getLogger("motorpool").exception("the callback %r raised", callback)
+            log().exception("the callback %r raised", callback)
         finally:
             done()
         del entry, callback, value, done

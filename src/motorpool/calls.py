@@ -6,7 +6,6 @@ on a busy one it joins others of the same function (`batch.py`).
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from motorpool.batch import CallBatch
 from motorpool.books import Books
@@ -14,6 +13,7 @@ from motorpool.direct import DirectCall
 from motorpool.errors import MotorpoolError
 from motorpool.messages import CALL_ARGUMENTS, JobCancelled, JobSubmitted, WorkerReady
 from motorpool.results import AsyncResult
+from motorpool.typed import Any
 
 # A named tuple made like this takes half the time.
 _new = tuple.__new__

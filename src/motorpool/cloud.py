@@ -13,12 +13,12 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from types import CodeType, FunctionType
-from typing import Any, ClassVar
 
 import cloudpickle
 
 from motorpool.mirror import define, make_class, module_globals
 from motorpool.reducers import MAIN_MODULES, reducers
+from motorpool.typed import Any, ClassVar
 
 Name = tuple[str, str]
 BufferCallback = Callable[[pickle.PickleBuffer], object]

@@ -17,9 +17,9 @@ import sys
 import types
 import weakref
 from collections.abc import Iterable
-from typing import Any, NamedTuple
 
 from motorpool.reducers import MAIN_MODULES
+from motorpool.typed import Any, NamedTuple
 
 Name = tuple[str, str]
 

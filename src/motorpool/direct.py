@@ -7,9 +7,8 @@ is, the call is *entered*: put on the books as if it had gone by them from the
 beginning. So nothing else in the pool knows of direct calls.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
-
 from motorpool.messages import ChunkDone
+from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from motorpool.engines.base import Function

@@ -23,7 +23,6 @@ Guarantees
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from motorpool.books import Books
 from motorpool.callbacks import CallbackThread
@@ -34,7 +33,6 @@ from motorpool.feeder import Feeder
 from motorpool.iterators import Stream
 from motorpool.jobs import Record, start_error
 from motorpool.lock import BooksLock
-from motorpool.looking import look
 from motorpool.lookout import FIRST_SECONDS, LOOK_SECONDS, Lookout
 from motorpool.messages import (
     CALL_ARGUMENTS,
@@ -47,9 +45,12 @@ from motorpool.messages import (
 )
 from motorpool.results import AsyncResult, terminated, unwanted
 from motorpool.scheduler import Scheduler
-from motorpool.stacks import Stacks
 from motorpool.this_process import PROCESS
 from motorpool.turns import Turns
+from motorpool.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motorpool.stacks import Stacks
 
 
 class Driver:
@@ -179,7 +180,7 @@ class Driver:
             msg = "Pool not running: it was closed and takes no more work; make a new one"
             raise PoolClosedError(msg)
         if self._books.end is not None:
-            raise self._books.end
+            raise self._books.end()
 
     def is_mine(self) -> bool:
         """Tell whether this is the process that made the pool."""
@@ -277,7 +278,7 @@ class Driver:
         books.sync_inputs()
         for event in events:
             if type(event) is StartFailed:
-                books.break_down(start_error(event.error))
+                books.break_down_for(start_error(event.error))
                 return
             books.handle(event)
         wake_at = books.scheduler.wake_at
@@ -298,8 +299,10 @@ class Driver:
 
     # Looking on.
 
-    def stacks(self) -> Stacks:
+    def stacks(self) -> "Stacks":
         """Return what each worker is running, and its stack."""
+        from motorpool.looking import look
+
         self._check_mine()
         return look(self._lock, self.engine, self._books.scheduler, self._books.jobs)
 
@@ -421,19 +424,19 @@ class Driver:
         """Wait for jobs and callbacks, then for the workers to leave."""
         self.wait_until(lambda: not self._books.jobs, None)
         self._callbacks.close(None)
-        self._shut_down(terminated(), patience=5.0)
+        self._shut_down(patience=5.0)
 
     def terminate(self) -> None:
         """End workers and outstanding jobs now."""
         if not self.is_mine():
             return
         self._closed = True
-        self._shut_down(terminated(), patience=0.0)
+        self._shut_down(patience=0.0)
         self._callbacks.close(1.0)
 
-    def _shut_down(self, error: BaseException, patience: float) -> None:
+    def _shut_down(self, patience: float) -> None:
         with self._lock:
-            self._books.break_down(error)
+            self._books.break_down(terminated)
         self._turns.end(lambda: self._close_engine(patience))
 
     def _close_engine(self, patience: float) -> None:

@@ -4,11 +4,11 @@ import functools
 import pickle
 import types
 from collections.abc import Iterator
-from typing import Any
 
 from motorpool.describe import function_name, short_repr
 from motorpool.errors import NotPicklableError
 from motorpool.serialization import dumps
+from motorpool.typed import Any
 
 _DEPTH = 12
 _WIDTH = 1000

@@ -1,7 +1,6 @@
 """Turn what a worker sent of a failure into the exception that the caller sees."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from motorpool.errors import (
     MotorpoolError,
@@ -11,6 +10,7 @@ from motorpool.errors import (
 )
 from motorpool.messages import Failure
 from motorpool.serialization import load_tolerantly, loads, unpack_error
+from motorpool.typed import Any
 from motorpool.worker.page import entries
 
 

@@ -7,7 +7,8 @@ results that are there already.
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any
+
+from motorpool.typed import Any
 
 _NAMES = count(1)
 

@@ -7,10 +7,10 @@ dropping the iterator can cancel the job.
 import multiprocessing.pool
 import threading
 import weakref
-from typing import Any, Generic, TypeVar
 
 from motorpool.errors import TimeoutError  # noqa: A004 - the stdlib's name
 from motorpool.results import Waiting, cancelled, deadline_of
+from motorpool.typed import Any, Generic, TypeVar
 
 R = TypeVar("R")
 

@@ -1,20 +1,13 @@
 """What the driver keeps of a job, and the errors of items that no worker can answer for."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
 
+from motorpool import errors
 from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Function
-from motorpool.errors import (
-    EngineBrokenError,
-    MemoryLimitError,
-    MotorpoolError,
-    TaskTimeoutError,
-    WorkerLostError,
-    WorkerStartError,
-)
 from motorpool.failures import note
 from motorpool.messages import LOADING, FailItem, WorkerLost
+from motorpool.typed import Any, NamedTuple, Protocol
 
 
 class Record(Protocol):
@@ -47,11 +40,11 @@ class Job(NamedTuple):
     items: Any  # a sequence, or a feeder's buffer
 
 
-def start_error(error: BaseException | None, message: str = "") -> MotorpoolError:
+def start_error(error: BaseException | None, message: str = "") -> errors.MotorpoolError:
     """Return the error of a pool whose workers cannot be started."""
-    if isinstance(error, EngineBrokenError):
+    if isinstance(error, errors.EngineBrokenError):
         return error
-    started = WorkerStartError(message or f"the initializer raised {error!r}")
+    started = errors.WorkerStartError(message or f"the initializer raised {error!r}")
     started.__cause__ = error
     return started
 
@@ -61,7 +54,7 @@ def failed_error(
 ) -> BaseException:
     """Return the error of an item that failed for good; `stack_of` a worker that was late."""
     error = command.error or _lost_error(command, job)
-    if isinstance(error, TaskTimeoutError) and command.lost is not None:
+    if isinstance(error, errors.TaskTimeoutError) and command.lost is not None:
         error.stack = stack_of(command.lost.worker)
     if command.attempts > 1:
         note(error, f"the last of {command.attempts} attempts")
@@ -75,17 +68,17 @@ def _lost_error(command: FailItem, job: Job) -> BaseException:
         name = function_name(job.function.func)
         # A thread just goes; of the process of a cluster, the cluster tells why.
         is_killed = lost.exitcode is not None or lost.cause is not None
-        return TaskTimeoutError(
+        return errors.TaskTimeoutError(
             lost.pid, command.seconds, command.item, item, name, is_killed=is_killed
         )
     doing = "it unpickled" if lost.at == LOADING else "it ran"
-    kind = MemoryLimitError if lost.memory.overrun else WorkerLostError
+    kind = errors.MemoryLimitError if lost.memory.overrun else errors.WorkerLostError
     error = kind(
         lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
     )
     error.memory = lost.memory.peak
     error.is_out_of_memory = lost.memory.killed_by_kernel
-    if isinstance(error, MemoryLimitError):
+    if isinstance(error, errors.MemoryLimitError):
         error.size, error.limit = lost.memory.overrun, lost.memory.limit
     error.__cause__ = lost.cause
     return error

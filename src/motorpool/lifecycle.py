@@ -7,14 +7,15 @@ from multiprocessing import util
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import CLOSE, RUN
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 from motorpool.driver import Driver
 from motorpool.engines.base import Abilities
-from motorpool.stacks import Stacks
+from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from motorpool.stacks import Stacks
 
 TERMINATE = "TERMINATE"
 
@@ -55,7 +56,7 @@ class Lifecycle(multiprocessing.pool.Pool):
         """
         return self._driver.engine.abilities
 
-    def stacks(self) -> Stacks:
+    def stacks(self) -> "Stacks":
         """Return what each worker is running, and the Python stack of it, right now.
 
         The tasks need not cooperate: they may compute in C or sit in a system

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from motorpool.errors import MotorpoolError
+from motorpool.typed import Any
 
 
 class BooksLock:

@@ -1,16 +1,16 @@
 """Look at the workers of a pool: which task each is running, and where it is in it."""
 
-import logging
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from motorpool.describe import function_name, short_repr
 from motorpool.engines.base import Engine
 from motorpool.jobs import Job
+from motorpool.log import log
 from motorpool.messages import LOADING
 from motorpool.scheduler import Scheduler
 from motorpool.stacks import Stacks, WorkerStack
+from motorpool.typed import Any
 
 # How often to look, while workers change what they run in the meantime.
 LOOKS = 3
@@ -107,6 +107,4 @@ class LateStacks:
 
 def tell_slow(task: WorkerStack) -> None:
     """Name a task in the log that runs far longer than others of its function."""
-    logging.getLogger("motorpool").warning(
-        "a task runs far longer than others of %s: %s", task.function, task
-    )
+    log().warning("a task runs far longer than others of %s: %s", task.function, task)

@@ -4,8 +4,7 @@ What the driver does with it: chunks wait while memory is short and a task runs
 (`scheduler/machine.py`). One task at a time always runs.
 """
 
-import logging
-
+from motorpool.log import log
 from motorpool.memory import OOM_KILLS, Room, Space
 from motorpool.messages import MemoryNews
 from motorpool.sizes import format_size
@@ -57,14 +56,14 @@ def _floor(space: Space) -> float:
 
 
 def _tell(space: Space, *, is_short: bool) -> None:
-    log = logging.getLogger("motorpool")
+    logger = log()
     left = f"{format_size(space.available)} of {format_size(space.total)}"
     if is_short:
-        log.warning(
+        logger.warning(
             "memory runs short: %s left for %s. Tasks wait, and run one at a time, until there is "
             "more. Use fewer workers, or set memory_limit.",
             left,
             space.of,
         )
     else:
-        log.warning("memory no longer runs short: %s left for %s", left, space.of)
+        logger.warning("memory no longer runs short: %s left for %s", left, space.of)

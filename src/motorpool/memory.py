@@ -9,9 +9,9 @@ import mmap
 import os
 import time
 from contextlib import suppress
-from typing import NamedTuple
 
 from motorpool.kernel import number, read, upwards
+from motorpool.typed import NamedTuple
 
 # How long a count of pages is trusted.
 RECOUNT_SECONDS = 1.0

@@ -1,7 +1,8 @@
 """Words shared by both halves: the frame header, its kinds, and what a failed task sends back."""
 
 import struct
-from typing import Any, NamedTuple
+
+from motorpool.typed import Any, NamedTuple
 
 # size of the payload, kind, number, start, stop, extra, seconds
 HEADER = struct.Struct("<QBqqqqd")

@@ -11,13 +11,13 @@ The script itself is never run again in a worker.
 
 import copyreg
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
-from typing import Any, ClassVar
+
+from motorpool.typed import Any, ClassVar
 
 Ask = Callable[[str, str | None], bool]
 
@@ -64,7 +64,8 @@ class Mirror(ModuleType):
         raise AttributeError(msg, name=name, obj=self)
 
 
-class _AskingFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+# Without the base classes in `importlib.abc`, which is slow to import.
+class _AskingFinder:
     """Finds, last of all finders, modules that only the parent has."""
 
     def __init__(self, mirrors: Mirrors) -> None:
@@ -75,7 +76,7 @@ class _AskingFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     ) -> importlib.machinery.ModuleSpec | None:
         if not self._mirrors.loading or not self._mirrors.ask(name, None):
             return None
-        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         module = Mirror(spec.name)

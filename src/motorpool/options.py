@@ -2,61 +2,16 @@
 
 import math
 import operator
-from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
-from motorpool.errors import MemoryLimitError, TaskTimeoutError, WorkerLostError
+from motorpool import errors
 from motorpool.messages import Control
+from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
 
-OnError = Literal["raise", "stop", "return", "skip"]
-ErrorTypes = type[BaseException] | tuple[type[BaseException], ...]
+if TYPE_CHECKING:
+    from motorpool.keywords import MapOptions, OnError, TaskOptions
 
+ON_ERROR = ("raise", "stop", "return", "skip")
 DEFAULT_BACKOFF = 0.1
-
-
-class TaskOptions(TypedDict, total=False):
-    """Keywords of every method that submits tasks, and of `Pool`, where they set the default.
-
-    Attributes
-    ----------
-    timeout
-        Seconds that a task may run; one that runs longer fails with
-        `TaskTimeoutError`, and its worker is killed. Time in the queue does not
-        count, loading its item and sending its result does. None for the
-        pool's default, `math.inf` for no limit.
-    retries
-        How many more times a task is run if it fails. The last error has a note
-        that tells the number of attempts.
-    backoff
-        Seconds before the second attempt, 0.1 by default; doubled before each
-        one that follows, up to a minute. Meanwhile the worker does other work.
-    retry_on
-        Exception types after which a task is run again, one or a tuple; by
-        default `Exception`, which covers `WorkerLostError` and
-        `TaskTimeoutError`. An item that could not be sent or loaded was not
-        run, and fails at once.
-    """
-
-    timeout: float | None
-    retries: int | None
-    backoff: float | None
-    retry_on: ErrorTypes | None
-
-
-class MapOptions(TaskOptions, total=False):
-    """Keywords of methods that take many items: those of `TaskOptions`, and one more.
-
-    Attributes
-    ----------
-    on_error
-        What an item that fails does to the others. ``"raise"``, the default:
-        nothing; all are run, then the first error by position is raised.
-        ``"stop"``: the rest is cancelled, and the first error to come is raised
-        at once. ``"return"``: the exception stands among the results, in its
-        place. ``"skip"``: the item is left out. An iterator raises an error in
-        its place; it then goes on, or with ``"stop"`` cancels the rest.
-    """
-
-    on_error: OnError | None
 
 
 class Options(NamedTuple):
@@ -66,10 +21,10 @@ class Options(NamedTuple):
     retries: int = 0
     backoff: float = DEFAULT_BACKOFF
     retry_on: tuple[type[BaseException], ...] = (Exception,)
-    on_error: OnError = "raise"
+    on_error: "OnError" = "raise"
     control: Control | None = None
 
-    def updated(self, given: MapOptions | TaskOptions, caller: str) -> "Options":
+    def updated(self, given: "MapOptions | TaskOptions", caller: str) -> "Options":
         """Return these options with those `given` to the method `caller` in their place."""
         found: dict[str, Any] = {}
         for name, value in given.items():
@@ -93,9 +48,9 @@ def _control(options: Options) -> Control | None:
         retries=options.retries,
         backoff=options.backoff,
         retry_on=options.retry_on,
-        retries_lost=issubclass(WorkerLostError, options.retry_on),
-        retries_late=issubclass(TaskTimeoutError, options.retry_on),
-        retries_overrun=issubclass(MemoryLimitError, options.retry_on),
+        retries_lost=issubclass(errors.WorkerLostError, options.retry_on),
+        retries_late=issubclass(errors.TaskTimeoutError, options.retry_on),
+        retries_overrun=issubclass(errors.MemoryLimitError, options.retry_on),
     )
 
 
@@ -139,10 +94,9 @@ def _check_retry_on(value: Any) -> tuple[type[BaseException], ...]:
     return kinds
 
 
-def _check_on_error(value: Any) -> OnError:
-    choices = get_args(OnError)
-    if value not in choices:
-        msg = f"on_error must be one of {', '.join(map(repr, choices))}, not {value!r}"
+def _check_on_error(value: Any) -> "OnError":
+    if value not in ON_ERROR:
+        msg = f"on_error must be one of {', '.join(map(repr, ON_ERROR))}, not {value!r}"
         raise ValueError(msg)
     found: OnError = value
     return found

@@ -5,7 +5,6 @@ import multiprocessing.pool
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import get_context
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from motorpool.checks import (
     check_callable,
@@ -20,11 +19,14 @@ from motorpool.engines.choose import Request, check_timeout, choose, make_engine
 from motorpool.iterators import IMapIterator, IMapUnorderedIterator
 from motorpool.lifecycle import TERMINATE, Lifecycle
 from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR, Control
-from motorpool.options import DEFAULT, MapOptions, Options, TaskOptions
+from motorpool.options import DEFAULT, Options
 from motorpool.results import AsyncResult, Callback, MapResult
+from motorpool.typed import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from motorpool.keywords import MapOptions, TaskOptions
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -119,7 +121,7 @@ class Pool(Lifecycle):
         self._driver = Driver(made, self._processes, maxtasksperchild)
         self._begin()
 
-    def _choose(self, method: str, options: MapOptions | TaskOptions) -> Options:
+    def _choose(self, method: str, options: "MapOptions | TaskOptions") -> Options:
         chosen = self._options.updated(options, method)
         if chosen.timeout < math.inf:
             check_timeout(self._engine_kind)

@@ -3,7 +3,8 @@
 import copyreg
 import pickle
 import sys
-from typing import Any
+
+from motorpool.typed import Any
 
 # Modules that a worker never imports: their names are defined in it on demand.
 MAIN_MODULES = ("__main__", "__mp_main__")

@@ -7,14 +7,13 @@ when all are there. `AsyncResult` and `MapResult` are their own records.
 import multiprocessing.pool
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from motorpool import errors
 from motorpool.errors import (
     MotorpoolError,
-    PoolTerminatedError,
-    TaskCancelledError,
     TimeoutError,  # noqa: A004 - the stdlib's name
 )
+from motorpool.typed import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from motorpool.unseen import Unseen
 
 if TYPE_CHECKING:
@@ -266,7 +265,7 @@ def _is_news(error: BaseException) -> bool:
     """Tell whether an error that ends a job comes from neither `terminate` nor an interrupt."""
     return (
         isinstance(error, MotorpoolError)
-        and not isinstance(error, PoolTerminatedError)
+        and not isinstance(error, errors.PoolTerminatedError)
         # Ctrl-C in the midst of a step: it is raised by itself, too.
         and isinstance(error.__cause__, (Exception, type(None)))
     )
@@ -330,19 +329,19 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         super().finish()
 
 
-def cancelled() -> TaskCancelledError:
+def cancelled() -> "errors.TaskCancelledError":
     """Return the error of what its caller cancelled."""
-    return TaskCancelledError("the call was cancelled before its result was there")
+    return errors.TaskCancelledError("the call was cancelled before its result was there")
 
 
-def terminated() -> PoolTerminatedError:
+def terminated() -> "errors.PoolTerminatedError":
     """Return the error of what was outstanding when its pool was terminated."""
-    return PoolTerminatedError("the pool was terminated before this result was there")
+    return errors.PoolTerminatedError("the pool was terminated before this result was there")
 
 
-def unwanted() -> PoolTerminatedError:
+def unwanted() -> "errors.PoolTerminatedError":
     """Return the error of what was cancelled because nobody seemed to want it any more."""
-    return PoolTerminatedError(
+    return errors.PoolTerminatedError(
         "cancelled: when the pool was left, nobody was waiting for this result any more"
     )
 

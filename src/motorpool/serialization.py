@@ -13,11 +13,11 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar, cast
 
 from motorpool.describe import format_traceback, function_name, short_repr
 from motorpool.messages import Failure
 from motorpool.reducers import reducers
+from motorpool.typed import Any, ClassVar, cast
 
 PROTOCOL = 5
 

@@ -2,7 +2,8 @@
 
 import linecache
 import re
-from typing import NamedTuple
+
+from motorpool.typed import NamedTuple
 
 _FRAME = re.compile(r'  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<name>.*)')
 _HEADER = re.compile(r"^Stack \(most recent call first\):$", re.MULTILINE)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
 
 from motorpool.engines.base import Abilities
 from motorpool.errors import (
@@ -23,6 +22,7 @@ from motorpool.errors import (
     WorkerLostError,
     WorkerStartError,
 )
+from motorpool.typed import Any
 
 DEADLINE = 60.0
 

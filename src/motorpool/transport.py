@@ -8,9 +8,9 @@ Otherwise parent and worker could each wait for the other to read.
 
 import os
 from collections import deque
-from typing import Any
 
 from motorpool.messages import HEADER
+from motorpool.typed import Any
 
 Frame = tuple[int, int, int, int, int, float, bytes]
 

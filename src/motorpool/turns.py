@@ -16,10 +16,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
 
 from motorpool.attendant import Attendant
 from motorpool.engines.base import Engine
+from motorpool.typed import Any, Protocol
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5

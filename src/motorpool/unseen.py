@@ -1,11 +1,12 @@
 """Errors that nobody asks for: logged when their result is collected."""
 
 import atexit
-import logging
 import os
 import sys
 import weakref
 from contextlib import suppress
+
+from motorpool.log import log
 
 _KEPT: "weakref.WeakSet[Unseen]" = weakref.WeakSet()
 
@@ -21,6 +22,10 @@ class Unseen:
     def __init__(self, error: BaseException) -> None:
         self._error: BaseException | None = error
         self._pid = os.getpid()
+        if not _KEPT:
+            # At exit, before those of `logging`, which are registered now at the latest.
+            log()
+            atexit.register(_tell_all)
         _KEPT.add(self)
 
     def is_asked_for(self) -> None:
@@ -33,7 +38,7 @@ class Unseen:
         if error is None or self._pid != os.getpid() or sys.is_finalizing():
             return
         notes = "; ".join(map(str, getattr(error, "__notes__", ())))
-        logging.getLogger("motorpool").error(
+        log().error(
             "nobody asked for the result of a call that failed%s. Call get() on the result, or "
             "pass an error_callback.",
             f" ({notes})" if notes else "",
@@ -46,7 +51,6 @@ class Unseen:
             self.tell()
 
 
-@atexit.register
 def _tell_all() -> None:
     for unseen in list(_KEPT):
         unseen.tell()

@@ -17,10 +17,11 @@ import errno
 import mmap
 import os
 import weakref
-from typing import Any
 
 from motorpool.arena import PAGE, RETURNED
+from motorpool.log import log
 from motorpool.messages import ARENA_REGION, ARENA_SLOTS
+from motorpool.typed import Any
 
 # So many tables of slots are mapped together.
 _TABLES = 1024
@@ -146,9 +147,7 @@ def _own_all() -> None:
 
 
 def _log_shared(hold: _Hold, error: OSError) -> None:
-    import logging
-
-    logging.getLogger("motorpool").warning(
+    log().warning(
         "An array of %d bytes that came from another process is shared with a forked child, "
         "because there is no memory for a copy: %s. The child may see it change.",
         hold.length,

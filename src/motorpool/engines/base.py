@@ -15,10 +15,10 @@ Guarantees an engine gives
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol
 
 from motorpool.buffers import Packed
 from motorpool.messages import Chunk, Event, WorkerSeen
+from motorpool.typed import Any, ClassVar, NamedTuple, Protocol
 
 Initializer = tuple[Callable[..., object], tuple[Any, ...]]
 

@@ -12,14 +12,13 @@
 """
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Mapping
 from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple
 
 from motorpool.engines.base import NO_LIMITS, Abilities, Engine, Initializer, Limits
 from motorpool.errors import EngineNotInstalledError
+from motorpool.typed import Any, NamedTuple
 
 ENVIRONMENT = "MOTORPOOL_ENGINE"
 
@@ -100,13 +99,19 @@ def _named(name: str) -> Choice:
 def engine_class(kind: str) -> Any:
     """Return the class of an engine; raises EngineNotInstalledError if a package is missing."""
     module, name, package = HOMES[kind]
-    if package is not None and importlib.util.find_spec(package) is None:
+    if package is not None and not _is_installed(package):
         msg = (
             f"engine={kind!r} needs the package {package!r}, which is not installed here: "
             f'pip install "motorpool[{kind}]"'
         )
         raise EngineNotInstalledError(msg)
     return getattr(importlib.import_module(f"motorpool.engines.{module}"), name)
+
+
+def _is_installed(package: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(package) is not None
 
 
 def make_engine(choice: Choice, request: Request) -> Engine:

@@ -13,12 +13,12 @@ as Dask does with the tasks of a dead worker, would run items twice.
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
-from typing import Any
 
 from motorpool.engines.base import Initializer, StartFailed
 from motorpool.engines.remote import RemoteEngine, Slot, Task
 from motorpool.messages import CapacityChanged, ChunkLost, Event, Order, WorkerLost, WorkerReady
 from motorpool.serialization import loads
+from motorpool.typed import Any
 from motorpool.worker.logbook import Record, drop_logbook
 from motorpool.worker.remote import Key  # noqa: TC001 - an annotation
 from motorpool.worker.space import home

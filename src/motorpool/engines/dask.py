@@ -17,7 +17,6 @@ from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any
 
 from motorpool.cpus import cpu_count
 from motorpool.describe import function_name
@@ -26,6 +25,7 @@ from motorpool.engines.cluster import ClusterEngine, PlacedSlot
 from motorpool.engines.dask_local import LocalDask
 from motorpool.engines.remote import Task
 from motorpool.messages import IDLE, LOADING, Event, WorkerLost, WorkerSeen
+from motorpool.typed import Any
 from motorpool.worker.logbook import Record, drop_logbook, read_logbook, run_logged_chunk
 from motorpool.worker.space import home
 

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+
+from motorpool.typed import IO, Any
 
 # From the call to a scheduler with workers, on a busy machine.
 _START_SECONDS = 120

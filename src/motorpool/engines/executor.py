@@ -8,13 +8,13 @@ here, and shut down at the end.
 import importlib
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
-from typing import Any
 
 from motorpool.cpus import cpu_count
 from motorpool.engines.base import Abilities, Initializer
 from motorpool.engines.programs import Program
 from motorpool.engines.remote import RemoteEngine, Task
 from motorpool.errors import EngineNotInstalledError
+from motorpool.typed import Any
 from motorpool.worker.remote import run_remote_chunk
 
 # A program beyond this size does not go with every chunk.

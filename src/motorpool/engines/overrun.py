@@ -10,17 +10,17 @@ Guarantees
   meanwhile leaves by itself (`worker/limited.py`), with its results delivered.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Protocol
 
 from motorpool.failures import note
+from motorpool.log import log
 from motorpool.memory import Gauge
 from motorpool.messages import IDLE
 from motorpool.sizes import format_size
+from motorpool.typed import Any, Protocol
 
 # No process fills memory faster than this, in bytes a second: the kernel has to
 # clear every page.
@@ -35,7 +35,7 @@ IDLE_SECONDS = 1.0
 
 def log_outgrown(pid: int, size: int, limit: int) -> None:
     """Tell of a worker that left between two tasks."""
-    logging.getLogger("motorpool").info(
+    log().info(
         "worker %d leaves with %s in use: another task may be too much for memory_limit=%s",
         pid,
         format_size(size),

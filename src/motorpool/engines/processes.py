@@ -22,7 +22,12 @@ import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import process
 from multiprocessing.context import BaseContext
-from typing import Any
+
+from motorpool.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motorpool.engines.overrun import MemoryWatch
+    from motorpool.engines.stacks import Target
 
 from motorpool.bell import Bell
 from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, size_of, taker
@@ -30,10 +35,7 @@ from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
 from motorpool.engines.base import NO_LIMITS, Abilities, Function, Limits, StartFailed, WorkerNow
-from motorpool.engines.overrun import MemoryWatch, explain_refusals, log_outgrown
-from motorpool.engines.stacks import Target, ask_stacks
 from motorpool.errors import InternalError
-from motorpool.explain import not_picklable
 from motorpool.failures import load_noted, load_results, rebuild
 from motorpool.memory import OOM_KILLS
 from motorpool.messages import (
@@ -114,8 +116,10 @@ class _Worker:
         self.suspect: tuple[int, int] | None = None
         self.overrun = 0
 
-    def stack_target(self) -> Target:
+    def stack_target(self) -> "Target":
         """Return how to ask for its stacks."""
+        from motorpool.engines.stacks import Target
+
         return Target(self.popen.pid, self.page.stack_fd, self.popen.recall)
 
 
@@ -138,11 +142,11 @@ class ProcessEngine:
         self._context = context
         self._limits = limits
         OOM_KILLS.refresh()
-        self._watch = (
-            MemoryWatch(limits.memory, lambda: list(self._workers.values()))
-            if limits.memory
-            else None
-        )
+        self._watch: MemoryWatch | None = None
+        if limits.memory:
+            from motorpool.engines import overrun
+
+            self._watch = overrun.MemoryWatch(limits.memory, lambda: list(self._workers.values()))
         self._method = context.get_start_method()
         self._initializer = (initializer, initargs) if initializer is not None else None
         self._definitions = Definitions()
@@ -210,7 +214,7 @@ class ProcessEngine:
         try:
             payload = dumps(func, found, take)
         except Exception as error:
-            raise not_picklable(what, func, error) from error
+            raise _not_picklable(what, func, error) from error
         if not any(name.encode() in payload for name in MAIN_MODULES):
             return payload, (), type(func) in _NAMED_KINDS and len(payload) < 1000  # noqa: PLR2004
         from motorpool.cloud import dump_and_collect
@@ -220,7 +224,7 @@ class ProcessEngine:
         try:
             payload, roots = dump_and_collect(func, take=take)
         except Exception as error:
-            raise not_picklable(what, func, error) from error
+            raise _not_picklable(what, func, error) from error
         return payload, tuple(sorted(roots)), False
 
     def _check_definitions(self, function: Function) -> None:
@@ -231,7 +235,7 @@ class ProcessEngine:
         try:
             self._definitions.pack_for(known, function.roots, learn=False)
         except Exception as error:
-            refused = not_picklable("the function", function.func, error)
+            refused = _not_picklable("the function", function.func, error)
             raise refused from error
 
     def forget(self, function: Function) -> None:
@@ -344,7 +348,7 @@ class ProcessEngine:
             payload = self._exchange.sender.dumps(items, worker)
         except Exception as error:
             # If there are several, they will be sent one by one.
-            refused = not_picklable(f"item {chunk.start}", items[0], error)
+            refused = _not_picklable(f"item {chunk.start}", items[0], error)
             raise refused from error
         if chunk.job != target.job:
             target.job = chunk.job
@@ -364,7 +368,7 @@ class ProcessEngine:
         try:
             payload = dumps_call(items) or self._exchange.sender.dumps(items, worker)
         except Exception as error:
-            refused = not_picklable("item 0", items[0], error)
+            refused = _not_picklable("item 0", items[0], error)
             raise refused from error
         target.job = -1
         is_known = function.number in target.functions and not function.roots
@@ -388,7 +392,7 @@ class ProcessEngine:
         try:
             definitions = self._definitions.pack_for(worker.known, function.roots)
         except Exception as error:
-            refused = not_picklable("the function", function.func, error)
+            refused = _not_picklable("the function", function.func, error)
             raise refused from error
         if definitions is not None:
             self._send(worker, DEFINE, payload=definitions)
@@ -461,6 +465,8 @@ class ProcessEngine:
 
     def ask_stacks(self, workers: Sequence[int]) -> Callable[[], list[tuple[str, ...]]]:
         """Ask workers for their stacks; return a function that waits for them, not for long."""
+        from motorpool.engines.stacks import ask_stacks
+
         found = [self._workers.get(worker) for worker in workers]
         return ask_stacks([worker.stack_target() if worker else None for worker in found])
 
@@ -559,6 +565,8 @@ class ProcessEngine:
         form = extra if kind == PROGRESS else kind
         values, errors = self._load_results(form, payload, start)
         if errors and self._limits.memory:
+            from motorpool.engines.overrun import explain_refusals
+
             explain_refusals(errors, self._limits.memory)
         if kind == PROGRESS:
             return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
@@ -593,6 +601,8 @@ class ProcessEngine:
 
     def _memory_of(self, worker: _Worker, exitcode: int | None) -> Memory:
         if worker.page.outgrown_at:
+            from motorpool.engines.overrun import log_outgrown
+
             log_outgrown(worker.popen.pid, worker.page.outgrown_at, self._limits.memory)
         if exitcode != -signal.SIGKILL:
             return Memory(worker.popen.peak)
@@ -653,6 +663,12 @@ class ProcessEngine:
         self._exchange.forget()
         self._epoll.close()
         self._bell.forget()
+
+
+def _not_picklable(what: str, obj: object, error: BaseException) -> BaseException:
+    from motorpool.explain import not_picklable
+
+    return not_picklable(what, obj, error)
 
 
 def _names_main(payload: bytes) -> bool:

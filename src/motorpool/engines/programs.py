@@ -11,7 +11,6 @@ import sys
 import weakref
 from collections.abc import Iterable
 from itertools import count
-from typing import Any
 
 from motorpool.definitions import Closure, Name, closure, in_order, remember
 from motorpool.engines.base import Function
@@ -19,6 +18,7 @@ from motorpool.engines.sources import sources_of
 from motorpool.explain import not_picklable
 from motorpool.reducers import MAIN_MODULES
 from motorpool.serialization import dumps, is_main_function
+from motorpool.typed import Any
 from motorpool.worker.remote import Key
 from motorpool.worker.remote import Program as Text
 from motorpool.worker.space import alias, home

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
-from typing import Any, ClassVar
 
 from motorpool.cpus import cpu_count
 from motorpool.describe import function_name
@@ -24,6 +23,7 @@ from motorpool.engines.base import Abilities, Initializer
 from motorpool.engines.cluster import ClusterEngine, PlacedSlot
 from motorpool.engines.remote import Task
 from motorpool.messages import IDLE, LOADING, Order, WorkerLost, WorkerSeen
+from motorpool.typed import Any, ClassVar
 from motorpool.worker.logbook import (
     Record,
     drop_logbook,

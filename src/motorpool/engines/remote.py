@@ -23,7 +23,6 @@ from concurrent.futures import CancelledError
 from itertools import count
 from math import inf
 from queue import SimpleQueue
-from typing import Any, ClassVar
 
 from motorpool.bell import Bell
 from motorpool.engines import programs
@@ -55,6 +54,7 @@ from motorpool.messages import (
     WorkerSeen,
 )
 from motorpool.serialization import dumps, is_main_function, loads
+from motorpool.typed import Any, ClassVar
 
 # How often a chunk is sent again because of a name it lacks.
 MOST_NEEDS = 100

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from motorpool.stacks import Frame, format_frames, parse_dump, task_frames, worker_frames
+from motorpool.typed import NamedTuple
 from motorpool.worker.stack import NAME, STACK_SIGNAL
 
 # How long to wait for an answer. It takes a millisecond; a worker that is

@@ -8,7 +8,6 @@ child half only; never the script.
 
 import gc
 import os
-import resource
 import signal
 import sys
 import threading
@@ -21,13 +20,13 @@ from _signal import (  # type: ignore[import-not-found] # `signal` makes enums o
 )
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import process, spawn, util
+from multiprocessing import process, util
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
-from typing import NamedTuple
 
 from motorpool.engines.server import ForkServer
 from motorpool.kernel import read
+from motorpool.typed import NamedTuple
 from motorpool.worker.identity import Identity, InheritedFd
 from motorpool.worker.main import Setup, work
 from motorpool.worker.threads import is_bare
@@ -192,6 +191,8 @@ class SpawnedPopen(Popen):
 
     def known_peak(self, kilobytes: int) -> int | None:
         """Return the peak if it is larger than ours, which the kernel counts in."""
+        import resource
+
         ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return kilobytes << 10 if kilobytes > ours else None
 
@@ -209,9 +210,7 @@ class ServedPopen(Popen):
         return code
 
 
-def start_by_fork(
-    worker: process.BaseProcess, fds: Fds, initializer: object, region: int
-) -> Popen:
+def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object, region: int) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
     lifeline = LIFELINE.reading_end()
@@ -323,7 +322,7 @@ def tracker_fd() -> int:
 def child_program(last: str) -> str:
     """Return a program that sees the parent's `sys.path` before it imports anything."""
     path = list(sys.path)
-    here = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    here = os.path.abspath(__file__ + "/../../..")  # noqa: PTH100 - `pathlib` is slow to import
     if here not in path:
         path.append(here)
     return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {sys.argv!r}; {last}"
@@ -331,6 +330,8 @@ def child_program(last: str) -> str:
 
 def _spawn(code: str, fds: list[int]) -> int:
     """Run `code` in an interpreter with our options that inherits `fds`; return its pid."""
+    from multiprocessing import spawn
+
     executable = os.fsencode(spawn.get_executable())
     options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
     command = [executable, *(os.fsencode(part) for part in (*options, "-c", code))]
@@ -349,5 +350,5 @@ def identity_of(worker: process.BaseProcess, method: str) -> Identity:
         parent_name=parent.name,
         parent_pid=os.getpid(),
         method=method,
-        directory=os.getcwd(),
+        directory=os.getcwd(),  # noqa: PTH109 - the same
     )

@@ -15,7 +15,6 @@ from itertools import count
 from queue import SimpleQueue
 from time import perf_counter
 from types import FrameType
-from typing import Any
 
 from motorpool.bell import Bell
 from motorpool.cpus import cpu_count
@@ -36,6 +35,7 @@ from motorpool.messages import (
 )
 from motorpool.scheduler.chunking import MESSAGE_SECONDS
 from motorpool.stacks import Frame, format_frames, task_frames
+from motorpool.typed import Any
 from motorpool.worker.run import (
     EXACT,
     NoJournal,

@@ -1,8 +1,7 @@
 """How many items to send next, and how far ahead."""
 
-from typing import NamedTuple
-
 from motorpool.scheduler.slow import Lengths
+from motorpool.typed import NamedTuple
 
 # A chunk aims at this much work: long enough that the 0.1 ms it costs to send
 # one is lost in it, short enough for results to flow and for a fair end.

@@ -20,7 +20,6 @@ error it asks only whether its job tries again after such.
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable  # noqa: TC003 - an annotation
-from typing import Any
 
 from motorpool.messages import (
     LOADING,
@@ -66,6 +65,7 @@ from motorpool.scheduler.chunking import (
 )
 from motorpool.scheduler.state import Job, Worker
 from motorpool.scheduler.watch import Watch, seconds_late
+from motorpool.typed import Any
 
 # So many workers in a row that end before they are ready, and the pool gives up.
 MOST_FAILED_STARTS = 3

@@ -1,14 +1,15 @@
 """Who a worker is, for `multiprocessing`: told lazily, since few tasks ask."""
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import ModuleType
-from typing import Any, NamedTuple
+
+from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 # Descriptors that came with this process, for connections and queues in initargs.
 inherited: list[int] = []
@@ -76,7 +77,7 @@ def _after_import(name: str, action: Callable[[Any], None]) -> None:
         sys.meta_path.insert(0, _Hook(name, action))
 
 
-class _Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Hook:
     """Loads one module as ever, then does something with it."""
 
     def __init__(self, name: str, action: Callable[[Any], None]) -> None:
@@ -86,17 +87,19 @@ class _Hook(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> "ModuleSpec | None":
         if name != self._name:
             return None
         sys.meta_path.remove(self)
+        import importlib.util
+
         spec = importlib.util.find_spec(name)
         if spec is not None:
             self._loader = spec.loader
-            spec.loader = self
+            spec.loader = self  # type: ignore[assignment] # see `mirror.py`
         return spec
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: "ModuleSpec") -> ModuleType | None:
         module: ModuleType | None = self._loader.create_module(spec)
         return module
 

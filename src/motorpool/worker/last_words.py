@@ -7,7 +7,8 @@ task that ends the process by one of these calls shall take none of them along.
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+
+from motorpool.typed import Any
 
 _ENDINGS = (
     (os, "_exit"),

@@ -10,11 +10,11 @@ the kernel's limit on data, far above: it refuses what would outrun the parent.
 from collections.abc import Callable  # noqa: TC003 - an annotation
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from motorpool.memory import Gauge, reset_peak, resident_memory
 from motorpool.sizes import format_size
 from motorpool.transport import Frame
+from motorpool.typed import Any
 from motorpool.worker.main import Worker
 from motorpool.worker.page import Page
 

@@ -21,9 +21,9 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from motorpool.messages import IDLE, LOADING, MIXED_RESULTS, RESULTS, Order, Reply
+from motorpool.typed import Any, NamedTuple
 from motorpool.worker import page as pages
 from motorpool.worker.remote import run_remote_chunk
 

@@ -9,7 +9,6 @@ from _signal import signal as set_handler
 from collections import deque
 from contextlib import suppress
 from time import perf_counter
-from typing import Any, NamedTuple
 
 from motorpool.buffers import MARK, Receiver, Sender
 from motorpool.messages import (
@@ -36,6 +35,7 @@ from motorpool.messages import (
 from motorpool.mirror import Mirrors
 from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
+from motorpool.typed import Any, NamedTuple
 from motorpool.worker.identity import Identity, assume
 from motorpool.worker.last_words import before_the_end
 from motorpool.worker.page import Page

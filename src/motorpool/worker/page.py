@@ -12,11 +12,11 @@ import pickle
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from motorpool.buffers import MARK
 from motorpool.messages import IDLE, LOADING, RESULTS
 from motorpool.serialization import dumps
+from motorpool.typed import Any
 
 # Memory that nobody has written to takes no room.
 SIZE = 1024 * 1024

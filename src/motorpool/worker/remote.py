@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from math import inf
 from time import perf_counter
-from typing import Any, NamedTuple
 
 from motorpool.messages import (
     MIXED_RESULTS,
@@ -26,6 +25,7 @@ from motorpool.messages import (
     Reply,
 )
 from motorpool.serialization import describe_failure, dump_results, dumps, loads
+from motorpool.typed import Any, NamedTuple
 from motorpool.worker.run import EXACT, Journal, NoJournal, Pace, Running, caller, run_chunk
 from motorpool.worker.sources import Source, install
 from motorpool.worker.space import HomeSpace, Missing, Space, space_of

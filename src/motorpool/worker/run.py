@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
 from time import perf_counter
-from typing import Any, Protocol
 
 from motorpool.messages import CALL_ARGUMENTS, CALL_STAR
+from motorpool.typed import Any, Protocol
 
 # Items below this mean length run in bulk, without a look at the clock and a
 # note of each result in between.

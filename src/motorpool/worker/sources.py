@@ -8,7 +8,8 @@ import importlib.machinery
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+
+from motorpool.typed import Any, NamedTuple
 
 
 class Source(NamedTuple):

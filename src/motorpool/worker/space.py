@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from types import FunctionType, ModuleType
-from typing import Any
 
 from motorpool.reducers import MAIN_MODULES
+from motorpool.typed import Any
 from motorpool.worker import sources
 
 Name = tuple[str, str]

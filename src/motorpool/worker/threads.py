@@ -7,9 +7,9 @@ already and are told by a call.
 
 import os
 import sys
-from typing import Any
 
 from motorpool.kernel import read
+from motorpool.typed import Any
 
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
