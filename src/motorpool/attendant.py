@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 
 from motorpool.bell import Bell
+from motorpool.log import log
 from motorpool.typed import Any
 
 
@@ -27,6 +28,8 @@ class Attendant:
         self._recheck = recheck
         # Reentrant: a garbage collection inside may drop an iterator, which attends.
         self._lock: Any = threading.RLock()
+        # Tells whether this thread is here in the midst of something.
+        self.is_switching: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - as Condition does
         self._thread: threading.Thread | None = None
         self.is_attending = False
         self._is_closed = False
@@ -40,20 +43,31 @@ class Attendant:
         with self._lock:
             if self._is_closed:
                 return
-            if self._thread is None:
-                self._start()
+            if self._thread is None and not self._start():
+                return
             if not self.is_attending:
                 self.is_attending = True
                 self._switch(select.EPOLLIN)
             if now:
                 self._bell.ring()
 
-    def _start(self) -> None:
-        self._epoll = select.epoll()
-        self._epoll.register(self._bell.fd, select.EPOLLIN)
-        self._epoll.register(self._fd, 0)
-        self._thread = threading.Thread(target=self._run, name="motorpool-attendant", daemon=True)
-        self._thread.start()
+    def _start(self) -> bool:
+        """Start the thread; if there is no room for it, only those who wait drive."""
+        try:
+            self._epoll = select.epoll()
+            self._epoll.register(self._bell.fd, select.EPOLLIN)
+            self._epoll.register(self._fd, 0)
+            thread = threading.Thread(target=self._run, name="motorpool-attendant", daemon=True)
+            self._thread = thread
+            thread.start()
+        except (OSError, RuntimeError) as error:
+            self._thread = None
+            epoll, self._epoll = self._epoll, None
+            if epoll is not None:
+                epoll.close()
+            log().warning("work goes on only while results are waited for: %s", error)
+            return False
+        return True
 
     def rest(self) -> None:
         """Leave the pool to somebody else."""
@@ -78,12 +92,20 @@ class Attendant:
                     self._bell.silence()
             if self._is_closed:
                 break
-            timeout = self._visit() if self.is_attending else None
+            timeout = self._call() if self.is_attending else None
             if timeout is None:
                 self.rest()
                 # Work may have come between the visit and the rest.
                 self._recheck()
         self._release()
+
+    def _call(self) -> float | None:
+        try:
+            return self._visit()
+        except BaseException:
+            # Whose results it cost is told there. This thread has to go on for the others.
+            log().exception("a fault while the pool was attended to")
+            return 0.0
 
     def close(self) -> None:
         """End the thread, and wait for it unless it is this one."""

@@ -7,6 +7,7 @@ calls travel in one chunk. Each keeps a result and callbacks of its own.
 
 from collections.abc import Callable
 
+from motorpool.errors import anew
 from motorpool.feeder import Buffer
 from motorpool.results import AsyncResult
 from motorpool.typed import Any
@@ -37,11 +38,9 @@ class CallBatch:
         """Tell whether every call has its result."""
         return not self._results
 
-    @property
-    def is_abandoned(self) -> bool:
-        """Whether nobody waits for any of the results that are not there yet."""
-        results = list(self._results.values())
-        return bool(results) and all(result.is_abandoned for result in results)
+    def abandoned(self) -> list[AsyncResult[Any]]:
+        """Return the results that are not there yet and that nobody waits for any more."""
+        return [result for result in list(self._results.values()) if result.is_abandoned]
 
     def drop(self, result: AsyncResult[Any]) -> int | None:
         """Forget a result that is cancelled; return its position, None if it is not here."""
@@ -94,4 +93,4 @@ class CallBatch:
         """End with `error`."""
         results, self._results = self._results, {}
         for result in results.values():
-            result.fail_all(error)
+            result.fail_all(anew(error))

@@ -1,39 +1,49 @@
 """A descriptor that one thread makes readable to wake another from its epoll."""
 
 import os
-import threading
 from contextlib import suppress
 
 
-class Bell:
-    """An eventfd. `fd` goes into an epoll; ringing a closed bell does nothing."""
+class _Descriptor:
+    """An eventfd, closed when nobody refers to it any more."""
 
     def __init__(self) -> None:
-        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # A ring between the closing and the look would hit somebody else's file.
-        # Reentrant: a garbage collection in between may ring again.
-        self._lock = threading.RLock()
+        self.number = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class Bell:
+    """An eventfd. `fd` goes into an epoll; ringing a closed bell does nothing.
+
+    There is no lock: a thread that is interrupted by a signal handler here
+    holds up nobody. Who rings refers to the descriptor, so that its number is
+    nobody else's before the ringing is over.
+    """
+
+    def __init__(self) -> None:
+        self._descriptor: _Descriptor | None = _Descriptor()
+
+    @property
+    def fd(self) -> int:
+        """The descriptor's number, -1 once the bell is closed."""
+        descriptor = self._descriptor
+        return -1 if descriptor is None else descriptor.number
 
     def ring(self) -> None:
         """Make the descriptor readable."""
-        with self._lock:
-            if self.fd >= 0:
-                os.eventfd_write(self.fd, 1)
+        descriptor = self._descriptor
+        if descriptor is not None:
+            os.eventfd_write(descriptor.number, 1)
 
     def silence(self) -> None:
         """Make the descriptor not readable."""
-        with self._lock, suppress(BlockingIOError):
-            if self.fd >= 0:
-                os.eventfd_read(self.fd)
+        descriptor = self._descriptor
+        if descriptor is not None:
+            with suppress(BlockingIOError):
+                os.eventfd_read(descriptor.number)
 
     def close(self) -> None:
         """Close the descriptor. Idempotent."""
-        with self._lock:
-            fd, self.fd = self.fd, -1
-            if fd >= 0:
-                os.close(fd)
-
-    def forget(self) -> None:
-        """In a forked child, where another thread may have held the lock: close."""
-        self._lock = threading.RLock()
-        self.close()
+        self._descriptor = None

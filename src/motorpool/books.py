@@ -13,7 +13,7 @@ from itertools import count
 from motorpool.batch import CallBatch
 from motorpool.callbacks import CallbackThread
 from motorpool.engines.base import Engine, Function
-from motorpool.errors import MotorpoolError
+from motorpool.errors import MotorpoolError, anew
 from motorpool.feeder import Buffer, Feeder
 from motorpool.iterators import Stream
 from motorpool.jobs import Job, Record, failed_error, start_error
@@ -36,7 +36,9 @@ from motorpool.messages import (
     WorkerNotStarted,
     WorkerStarted,
 )
+from motorpool.results import AsyncResult
 from motorpool.scheduler import Cost, Scheduler
+from motorpool.scheduler.machine import MOST_FAILING_SECONDS
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,10 +86,15 @@ class Books:
 
     def add(self, record: Record, function: Function, items: Any) -> int:
         """Put a job on the books and return its number; its `JobSubmitted` is to follow."""
-        job = next(self._numbers)
+        job = self.number(record)
         self.jobs[job] = Job(record, function, items)
-        record.job = job
         return job
+
+    def number(self, record: Record) -> int:
+        """Return the number of a job, which it may be given before it is on the books."""
+        if record.job < 0:
+            record.job = next(self._numbers)
+        return record.job
 
     def cost_of(self, func: Any) -> Cost:
         """Return what is known of the time that `func` takes."""
@@ -95,7 +102,7 @@ class Books:
             cost = self._costs.get(func)
             if cost is None:
                 cost = self._costs[func] = Cost()
-        except TypeError:  # no hash, or no weak reference
+        except Exception:  # no hash, or no weak reference
             cost = Cost()
         return cost
 
@@ -114,7 +121,7 @@ class Books:
         for number in list(self.jobs):
             job = self.remove(number)
             if job is not None:
-                job.record.fail_all(error)
+                job.record.fail_all(anew(error))
 
     def unwanted(self) -> list[int]:
         """Return the jobs that nobody waits for any more."""
@@ -123,6 +130,11 @@ class Books:
             for number, job in self.jobs.items()
             if isinstance(job.record, Stream) or getattr(job.record, "is_abandoned", False)
         ]
+
+    def unwanted_calls(self) -> list[AsyncResult[Any]]:
+        """Return the calls that travel with others and that nobody waits for any more."""
+        batches = [job.record for job in self.jobs.values() if isinstance(job.record, CallBatch)]
+        return [result for batch in batches for result in batch.abandoned()]
 
     def break_down(self, make_error: Callable[[], BaseException]) -> None:
         """Fail all jobs: none will ever end."""
@@ -133,7 +145,7 @@ class Books:
 
     def break_down_for(self, error: BaseException) -> None:
         """Fail all jobs because of `error`."""
-        self.break_down(lambda: error)
+        self.break_down(lambda: anew(error))
 
     def reset(self, error: BaseException) -> None:
         """Fail all jobs, because they may be half on the books, and begin with new workers."""
@@ -287,6 +299,12 @@ class Books:
         lost = command.lost
         if lost is not None and lost.cause is not None:
             msg = f"no worker can be started: {lost.cause}"
+        elif lost is not None and not lost.is_own_doing:
+            msg = (
+                f"workers are killed before they have started: the last one, {lost.pid}, by "
+                f"signal {-(lost.exitcode or 0)}. None was ready for {MOST_FAILING_SECONDS:.0f} s. "
+                f"Memory that runs out is the usual cause."
+            )
         elif lost is not None:
             msg = (
                 f"workers end before they have started: the last one, {lost.pid}, with exit code "

@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
+from motorpool.describe import short_repr
 from motorpool.log import log
 
 _Entry = tuple[Callable[..., object], object, Callable[[], None]]
@@ -15,17 +17,35 @@ class CallbackThread:
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may come in between.
+        self._lock = threading.RLock()
+        # There was no room for the thread: somebody else has to call what waits.
+        self.is_stranded = False
 
     def put(self, callback: Callable[..., object], value: object, done: Callable[[], None]) -> None:
         """Have `callback(value)` called, then `done()`."""
         with self._lock:
             self._queue.put((callback, value, done))
-            if self._thread is None:
-                self._thread = threading.Thread(
-                    target=_run, args=(self._queue,), name="motorpool-callbacks", daemon=True
-                )
-                self._thread.start()
+            self._start()
+
+    def run_here(self) -> None:
+        """Call on this thread what waits, because there was no room for another."""
+        self.is_stranded = False
+        while self.is_busy():
+            with suppress(Empty):
+                _run_one(self._queue.get_nowait())
+
+    def _start(self) -> None:
+        if self._thread is None:
+            thread = threading.Thread(
+                target=_run, args=(self._queue,), name="motorpool-callbacks", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                self.is_stranded = True
+            else:
+                self._thread = thread
 
     def is_busy(self) -> bool:
         """Tell whether callbacks wait to be called."""
@@ -56,11 +76,17 @@ class CallbackThread:
 
 def _run(queue: SimpleQueue[_Entry | None]) -> None:
     while (entry := queue.get()) is not None:
-        callback, value, done = entry
-        try:
-            callback(value)
-        except BaseException:
-            log().exception("the callback %r raised", callback)
-        finally:
-            done()
-        del entry, callback, value, done
+        _run_one(entry)
+        del entry
+
+
+def _run_one(entry: _Entry | None) -> None:
+    if entry is None:
+        return
+    callback, value, done = entry
+    try:
+        callback(value)
+    except BaseException:
+        log().exception("the callback %s raised", short_repr(callback))
+    finally:
+        done()

@@ -37,8 +37,13 @@ class Calls:
             return self._send(result, func, items)
         return self._batch_call(result, func, items[0])
 
-    def cancel(self, result: AsyncResult[Any], error: BaseException) -> bool:
-        """End one call of those that travel together; return whether it was outstanding."""
+    def cancel(
+        self, result: AsyncResult[Any], error: BaseException, *, is_told: bool = True
+    ) -> bool:
+        """End one call of those that travel together; return whether it was outstanding.
+
+        `is_told`: its error callback is called.
+        """
         for number, job in self._books.jobs.items():
             batch = job.record
             if not isinstance(batch, CallBatch):
@@ -47,7 +52,10 @@ class Calls:
             if item is not None:
                 self._books.sync_input(number)
                 self._books.handle(JobCancelled(number, kill=True, item=item))
-                result.give_up(error)
+                if is_told:
+                    result.give_up(error)
+                else:
+                    result.fail_all(error)
                 self._books.close_if_dry(number, batch)
                 return True
         return False

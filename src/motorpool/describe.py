@@ -1,24 +1,33 @@
 """How messages call functions, items and failures; none of it ever raises."""
 
-import sys
+from contextlib import suppress
+
+from motorpool.interrupts import pass_on_interrupt
 
 
 def short_repr(value: object, limit: int = 100) -> str:
     """Return `repr(value)`, cut to `limit` characters; never raises."""
     try:
         text = repr(value)
-    except Exception as error:
+    except BaseException as error:
+        pass_on_interrupt(error)
         text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def function_name(func: object) -> str:
     """Return the name a user would call `func` by."""
-    inner = getattr(func, "func", None)
-    if inner is not None and not hasattr(func, "__qualname__"):
+    name = _attribute(func, "__qualname__")
+    inner = _attribute(func, "func")
+    if inner is not None and name is None:
         return f"partial({function_name(inner)})"
-    name = getattr(func, "__qualname__", None) or type(func).__qualname__
-    return str(name)
+    return name if isinstance(name, str) else type(func).__qualname__
+
+
+def _attribute(obj: object, name: str) -> object:
+    with suppress(Exception):
+        return getattr(obj, name, None)
+    return None
 
 
 def format_traceback(error: BaseException) -> str:
@@ -27,5 +36,6 @@ def format_traceback(error: BaseException) -> str:
 
     try:
         return "".join(traceback.format_exception(error))
-    except Exception:
-        return f"{type(error).__name__}: {sys.exc_info()[1]!r} while formatting it\n"
+    except BaseException as second:
+        pass_on_interrupt(second)
+        return f"{type(error).__name__}: {short_repr(second)} while formatting it\n"

@@ -15,6 +15,8 @@ Guarantees
 - Lock order: that of `Turns` before `_lock`.
 - Tasks, callbacks and iterables run under neither; pickling and unpickling run
   under `_lock`.
+- A step is never entered by another. What a signal handler, a finalizer or a
+  `__reduce__` asks for in the midst of one is done after it.
 - An exception inside, an interrupt included, may leave the books half written.
   They are then closed: every outstanding result fails with that exception as
   its cause, and the pool goes on with new workers and new books.
@@ -22,13 +24,19 @@ Guarantees
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from motorpool.books import Books
 from motorpool.callbacks import CallbackThread
 from motorpool.calls import Calls
 from motorpool.engines.base import Engine, StartFailed
-from motorpool.errors import ForkedPoolError, InternalError, PoolClosedError
+from motorpool.errors import (
+    ForkedPoolError,
+    InternalError,
+    MotorpoolError,
+    PoolClosedError,
+)
 from motorpool.feeder import Feeder
 from motorpool.iterators import Stream
 from motorpool.jobs import Record, start_error
@@ -82,10 +90,13 @@ class Driver:
         self._lock = BooksLock(lock, self._reset, self._calls.enter_direct)
         # For the direct call's own steps, which leave it where it is.
         self._acquire, self._release = lock.acquire, lock.release
+        self._has_lock: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - as Condition does
         # Memory is the machine's: what runs elsewhere has its own.
         self._lookout = None if engine.abilities.machines else Lookout()
         self._look_at = time.monotonic() + FIRST_SECONDS
         self._closed = False
+        # What is to be done when this thread is not in the midst of a step any more.
+        self._later: deque[tuple[Record | None, Callable[[], object]]] = deque()
         try:
             self._books.execute(scheduler.start())
         except BaseException:
@@ -103,6 +114,9 @@ class Driver:
         is_awaited: bool,
     ) -> None:
         """Begin a job of one call; `is_awaited`: the caller waits for it right away."""
+        if self._has_lock():
+            self._put_off(lambda: self.call(result, func, items, is_awaited=False), result)
+            return
         self._acquire()
         try:
             if self._closed or self._books.end is not None or self._pid != PROCESS.number:
@@ -130,6 +144,10 @@ class Driver:
         is_awaited: bool = False,
     ) -> int:
         """Begin a job over a sequence; `is_awaited`: the caller waits for it right away."""
+        if self._is_locked_here():
+            return self._put_off_job(
+                lambda: self.submit(record, func, style, items, chunksize, control), record
+            )
         with self._lock:
             self.check_open()
             self._calls.close_batch()
@@ -158,6 +176,10 @@ class Driver:
         control: Control | None = None,
     ) -> int:
         """Begin a job over an iterator, which is read ahead by a bounded number of items."""
+        if self._is_locked_here():
+            return self._put_off_job(
+                lambda: self.submit_stream(record, func, style, source, chunksize, control), record
+            )
         with self._lock:
             self.check_open()
             self._calls.close_batch()
@@ -169,9 +191,25 @@ class Driver:
             event = JobSubmitted(job, 0, chunksize, cost, True, 0, True, control)
             self._books.handle(event)
             feeder.allow(self._books.scheduler.room(job))
-        feeder.start()
+        try:
+            feeder.start()
+        except RuntimeError as error:  # There is no room for its thread.
+            self.cancel(job, error, kill=True)
+            raise
         self._turns.attend_if_needed()
         return job
+
+    def _put_off_job(self, begin: Callable[[], object], record: Record) -> int:
+        self._put_off(begin, record)
+        return self._books.number(record)
+
+    def _put_off(self, act: Callable[[], object], record: Record | None = None) -> None:
+        """Do something after the step that this thread is in the midst of."""
+        if record is not None:
+            self.check_open()
+        self._later.append((record, act))
+        self._turns.attend(now=True)
+        self._turns.wake_driving()
 
     def check_open(self) -> None:
         """Raise what a pool that takes no more work raises."""
@@ -181,6 +219,10 @@ class Driver:
             raise PoolClosedError(msg)
         if self._books.end is not None:
             raise self._books.end()
+
+    def _is_locked_here(self) -> bool:
+        """Tell whether this thread is in the midst of a step, which must come to its end first."""
+        return self._has_lock() or self._turns.is_switching()
 
     def is_mine(self) -> bool:
         """Tell whether this is the process that made the pool."""
@@ -221,6 +263,14 @@ class Driver:
         """Drive, or sleep while another thread does, until `is_done()` or the deadline."""
         if self._pid != PROCESS.number:
             self._check_mine()
+        if self._is_locked_here() and not is_done():
+            # Nobody could bring the step to its end.
+            msg = (
+                "no result can be waited for here, in the midst of a step of the pool: this is a "
+                "signal handler that interrupted it, or a __reduce__ or __setstate__ that it "
+                "calls. Submit here if need be, and wait for the result elsewhere."
+            )
+            raise MotorpoolError(msg)
         return self._turns.wait_until(is_done, deadline)
 
     def await_call(self, result: AsyncResult[Any]) -> bool:
@@ -230,6 +280,8 @@ class Driver:
         """
         call = self._calls.direct
         if call is None or call.result is not result or self._pid != PROCESS.number:
+            return False
+        if self._has_lock():
             return False
         self._turns.take_turns(lambda: self._calls.direct is call)
         return result.ready()
@@ -241,6 +293,8 @@ class Driver:
         if self._books.end is not None:
             # Only callbacks are outstanding; no event will tell of their end.
             time.sleep(min(timeout, 0.005))
+            if self._callbacks.is_stranded:
+                self._callbacks.run_here()
             return
         try:
             signs = self.engine.wait(timeout)
@@ -255,11 +309,15 @@ class Driver:
         except BaseException as error:
             # Whatever it is: the events are read, and nobody will tell of them again.
             self._reset(error)
-            raise
+            # A signal handler may have terminated the pool in the midst of the step.
+            if not (self.is_ended and isinstance(error, Exception)):
+                raise
         finally:
             self._release()
-        if self._books.dropped:
+        if self._books.dropped or self._later:
             self._settle()
+        if self._callbacks.is_stranded:
+            self._callbacks.run_here()
 
     def has_work(self) -> bool:
         """Tell whether anything is outstanding."""
@@ -359,6 +417,9 @@ class Driver:
     def stop(self, record: Record, error: BaseException) -> bool:
         """End the job of `record` with `error` at once; return whether it was outstanding."""
         self._check_mine()
+        if self._is_locked_here():
+            self._put_off(lambda: self.stop(record, error))
+            return record.job in self._books.jobs or record.job < 0
         with self._lock:
             number = record.job
             if number < 0 and isinstance(record, AsyncResult):
@@ -378,7 +439,20 @@ class Driver:
         return True
 
     def _settle(self) -> None:
-        """Cancel jobs that were abandoned, or are to stop, since the lock was last held."""
+        """Do what was put off, and cancel jobs that were abandoned, or are to stop."""
+        if self._is_locked_here():
+            return
+        while self._later:
+            try:
+                record, act = self._later.popleft()
+            except IndexError:
+                break
+            try:
+                act()
+            except Exception as refusal:
+                if record is None:
+                    raise
+                record.fail_all(refusal)
         while self._books.dropped:
             try:
                 number, error = self._books.dropped.popleft()
@@ -399,6 +473,9 @@ class Driver:
     def close(self) -> None:
         """Take no more jobs; workers leave when the last is done."""
         self._check_mine()
+        if self._is_locked_here():
+            self._put_off(self.close)
+            return
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -411,10 +488,18 @@ class Driver:
         while True:
             for number in self._unwanted():
                 self.cancel(number, unwanted(), kill=True)
+            self._cancel_unwanted_calls()
             if not self._books.jobs and not self._callbacks.is_busy():
                 return
-            self.wait_until(lambda: not self._books.jobs or bool(self._unwanted()), None)
+            # Calls may be many: they are looked through now and then, not at each event.
+            again = time.monotonic() + LOOK_SECONDS
+            self.wait_until(lambda: not self._books.jobs or bool(self._unwanted()), again)
             self._callbacks.flush()
+
+    def _cancel_unwanted_calls(self) -> None:
+        with self._lock:
+            for result in self._books.unwanted_calls() if not self.is_ended else ():
+                self._calls.cancel(result, unwanted(), is_told=False)
 
     def _unwanted(self) -> list[int]:
         with self._lock:
@@ -431,6 +516,9 @@ class Driver:
         if not self.is_mine():
             return
         self._closed = True
+        if self._is_locked_here():
+            self._put_off(self.terminate)
+            return
         self._shut_down(patience=0.0)
         self._callbacks.close(1.0)
 

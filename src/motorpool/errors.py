@@ -86,6 +86,17 @@ def _rebuild(kind: type[MotorpoolError], args: tuple[Any, ...], state: dict[str,
     return error
 
 
+def anew(error: BaseException) -> BaseException:
+    """Return a copy of an error of ours that is told to several: each raise adds to its own."""
+    if not isinstance(error, MotorpoolError):
+        return error
+    import copy
+
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied
+
+
 class PoolClosedError(MotorpoolError, ValueError):
     """The pool takes no more work: it was closed or terminated."""
 

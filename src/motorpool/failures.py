@@ -1,17 +1,22 @@
 """Turn what a worker sent of a failure into the exception that the caller sees."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
+from motorpool.describe import short_repr
 from motorpool.errors import (
     MotorpoolError,
     RemoteTraceback,
     ResultNotLoadedError,
     ResultNotPicklableError,
 )
+from motorpool.interrupts import pass_on_interrupt
 from motorpool.messages import Failure
 from motorpool.serialization import load_tolerantly, loads, unpack_error
 from motorpool.typed import Any
 from motorpool.worker.page import entries
+
+_CAUSE: Any = BaseException.__dict__["__cause__"]
 
 
 def rebuild(failure: Failure, index: int | None = None) -> BaseException:
@@ -52,18 +57,21 @@ def _hang_traceback(error: BaseException, text: str) -> None:
     """Make the worker's traceback the cause, and the task's own cause the cause of that."""
     # In the form that `multiprocessing.pool` gives it.
     remote = RemoteTraceback(f'\n"""\n{text}"""')
-    if error.__cause__ is not None:
-        remote.__cause__ = error.__cause__
-    error.__cause__ = remote
+    # By way of the base class: the error's own may refuse, a frozen dataclass for instance.
+    cause = _CAUSE.__get__(error)
+    if cause is not None:
+        remote.__cause__ = cause
+    _CAUSE.__set__(error, remote)
 
 
 def note(error: BaseException, text: str) -> None:
     """Add a note, which tracebacks show from Python 3.11 on."""
-    add_note = getattr(error, "add_note", None)  # Python 3.11
-    if add_note is not None:
-        add_note(text)
-    else:
-        error.__notes__ = [*getattr(error, "__notes__", []), text]  # type: ignore[attr-defined]
+    with suppress(Exception):  # An exception that takes none goes without.
+        add_note = getattr(error, "add_note", None)  # Python 3.11
+        if add_note is not None:
+            add_note(text)
+        else:
+            error.__notes__ = [*getattr(error, "__notes__", []), text]  # type: ignore[attr-defined]
 
 
 def load_results(
@@ -73,7 +81,8 @@ def load_results(
     broken: list[BaseException | None] = []
     try:
         loaded = loads(payload, buffers=buffers)
-    except Exception:
+    except BaseException as fault:
+        pass_on_interrupt(fault)
         loaded, broken = load_tolerantly(payload, buffers)
     if not mixed and not broken:
         return loaded, None
@@ -93,7 +102,8 @@ def load_noted(payload: bytes, start: int) -> tuple[list[Any], dict[int, BaseExc
     try:
         for _, _, pickled in entries(payload):
             values += loads(pickled)
-    except Exception:
+    except BaseException as fault:
+        pass_on_interrupt(fault)
         return _load_noted_tolerantly(payload, start)
     return values, None
 
@@ -112,10 +122,20 @@ def _load_noted_tolerantly(
     return values, errors or None
 
 
+def refuse_results(
+    error: BaseException, start: int, stop: int
+) -> tuple[list[Any], dict[int, BaseException]]:
+    """Return what `load_results` returns, of results of which none can be had."""
+    errors: dict[int, BaseException] = {
+        index - start: _not_loaded(error, index) for index in range(start, stop)
+    }
+    return [None] * (stop - start), errors
+
+
 def _not_loaded(error: BaseException, index: int) -> ResultNotLoadedError:
     refused = ResultNotLoadedError(
         f"the result of item {index} arrived and could not be rebuilt here: "
-        f"{type(error).__name__}: {error}"
+        f"{short_repr(error, 1000)}"
     )
     refused.__cause__ = error
     return refused

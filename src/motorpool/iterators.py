@@ -39,8 +39,9 @@ class Stream:
         self._early: dict[int, list[Any]] = {}
         self._next = 0
         self._end_error: BaseException | None = None
-        # The thread that drives adds, the one that iterates takes.
-        self._lock = threading.Lock()
+        # The thread that drives adds, the one that iterates takes. Reentrant: a
+        # signal handler may drive while this thread takes.
+        self._lock = threading.RLock()
 
     def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
         """Take values from position `start` on."""
@@ -155,6 +156,7 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
             If the result is not there in time; a later call may still get it.
         Exception
             What the task raised; the next call goes on with the next item.
+            A `StopIteration` of a task comes as a `RuntimeError`.
         """
         deadline = deadline_of(timeout)
         while True:
@@ -170,6 +172,10 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
                     continue
                 if self._stops:
                     self._stop(value.error)
+                if isinstance(value.error, StopIteration):
+                    # As itself it would end the caller's loop in silence.
+                    msg = "a task raised StopIteration"
+                    raise RuntimeError(msg) from value.error
                 raise value.error
             result: R = value
             return result

@@ -233,6 +233,7 @@ class WorkerLost(NamedTuple):
     finished: dict[int, Any] = {}  # noqa: RUF012 - never changed
     cause: BaseException | None = None
     memory: Memory = Memory()
+    is_own_doing: bool = True  # False: somebody else killed it, as far as is known
 
 
 class ChunkLost(NamedTuple):
@@ -259,7 +260,7 @@ class WorkerSeen(NamedTuple):
     """What a worker is at: an item of a chunk, and since when.
 
     `is_spared`: it was to be killed, and was no longer at what it was to be
-    killed for.
+    killed for. `is_stopped`: it does nothing, because somebody stopped it.
     """
 
     worker: int
@@ -267,6 +268,7 @@ class WorkerSeen(NamedTuple):
     at: int
     since: float
     is_spared: bool = False
+    is_stopped: bool = False
 
 
 class Closed(NamedTuple):

@@ -7,6 +7,7 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 """
 
 import copyreg
+import gc
 import io
 import os
 import pickle
@@ -15,6 +16,7 @@ import types
 from collections.abc import Callable, Iterable, Sequence
 
 from motorpool.describe import format_traceback, function_name, short_repr
+from motorpool.interrupts import pass_on_interrupt
 from motorpool.messages import Failure
 from motorpool.reducers import reducers
 from motorpool.typed import Any, ClassVar, cast
@@ -43,7 +45,8 @@ def dumps(
         pickler.dispatch_table = table
         pickler.dump(obj)
         return file.getvalue()
-    except Exception as error:
+    except BaseException as error:
+        pass_on_interrupt(error)
         from motorpool.cloud import dumps_by_value
 
         if found:
@@ -52,6 +55,10 @@ def dumps(
             return dumps_by_value(obj, take)
         except Exception as second:
             raise second from error
+        except BaseException as second:
+            pass_on_interrupt(second)
+            msg = f"pickling it raised {short_repr(second)}"
+            raise pickle.PicklingError(msg) from second
 
 
 # What no reducer has a say in.
@@ -114,9 +121,13 @@ def pickle_error(error: BaseException) -> bytes | None:
     return None
 
 
+# Attributes of exceptions, whatever a class of them does when they are set.
+_CHAIN: Any = BaseException.__dict__
+
+
 def _pack_chain(error: BaseException) -> tuple[bytes | None, bytes | None, bool]:
-    cause = error.__cause__
-    context = error.__context__
+    cause = _CHAIN["__cause__"].__get__(error)
+    context = _CHAIN["__context__"].__get__(error)
     return (
         pickle_error(cause) if cause is not None else None,
         pickle_error(context) if context is not None and context is not cause else None,
@@ -165,7 +176,7 @@ def unpack_error(pickled: bytes) -> BaseException:
     if len(packed) == 4:  # noqa: PLR2004 - the form of _pack_state
         kind, args, state, chain = packed
         error = kind.__new__(kind, *args)
-        error.args = args
+        _CHAIN["args"].__set__(error, args)
         error.__dict__.update(state)
     else:
         error, chain = packed
@@ -174,10 +185,10 @@ def unpack_error(pickled: bytes) -> BaseException:
         raise TypeError(msg)
     cause, context, suppress = chain
     if cause is not None:
-        error.__cause__ = unpack_error(cause)
+        _CHAIN["__cause__"].__set__(error, unpack_error(cause))
     if context is not None:
-        error.__context__ = unpack_error(context)
-    error.__suppress_context__ = suppress
+        _CHAIN["__context__"].__set__(error, unpack_error(context))
+    _CHAIN["__suppress_context__"].__set__(error, suppress)
     return error
 
 
@@ -237,6 +248,9 @@ class LoadedBroken:
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
+    def __setstate__(self, _state: object) -> None:
+        """Take nothing of what was to be there."""
+
 
 def load_tolerantly(
     payload: bytes, buffers: Sequence[memoryview] = ()
@@ -259,26 +273,63 @@ class _TolerantUnpickler(_Unpickler):  # type: ignore[misc]
 
     dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
 
-    def _guard(self, load: Callable[[Any], None], drop: int) -> None:
+    def _make(self, load: Callable[[Any], None], drop: int) -> None:
+        """Make an object of the topmost `drop` entries of the stack."""
         stack = list(self.stack)
+        parts = stack[len(stack) - drop :]
         try:
             load(self)
-        except Exception as error:
+        except BaseException as error:
+            pass_on_interrupt(error)
             self.stack[:] = stack[: len(stack) - drop]
+            # One that lacks a broken part is broken by that.
+            first = next((part for part in parts if type(part) is LoadedBroken), None)
+            self.append(first or LoadedBroken(error))
+
+    def _fill(self, load: Callable[[Any], None]) -> None:
+        """Fill the object below what it is to be filled with."""
+        try:
+            load(self)
+        except BaseException as error:
+            pass_on_interrupt(error)
+            half_made = self.stack[-1]
+            if type(half_made) is not LoadedBroken:
+                self.stack[-1] = broken = LoadedBroken(error)
+                # Nobody else who refers to it is to get it half made.
+                for number, known in self.memo.items():
+                    if known is half_made:
+                        self.memo[number] = broken
+
+    def _gather(self, load: Callable[[Any], None]) -> None:
+        """Make an object of all above the last mark."""
+        try:
+            load(self)
+        except BaseException as error:
+            pass_on_interrupt(error)
             self.append(LoadedBroken(error))
 
 
-def _tolerant(opcode: int, drop: int) -> None:
-    load = _TolerantUnpickler.dispatch[opcode]
-    _TolerantUnpickler.dispatch[opcode] = lambda self: self._guard(load, drop)
+def _tolerant(way: Callable[..., None], opcode: bytes, *drop: int) -> None:
+    load = _TolerantUnpickler.dispatch[opcode[0]]
+    _TolerantUnpickler.dispatch[opcode[0]] = lambda self: way(self, load, *drop)
 
 
 # How many entries each opcode takes off the stack before it pushes one.
-_tolerant(pickle.REDUCE[0], 2)
-_tolerant(pickle.NEWOBJ[0], 2)
-_tolerant(pickle.NEWOBJ_EX[0], 3)
-_tolerant(pickle.STACK_GLOBAL[0], 2)
-_tolerant(pickle.BUILD[0], 2)
+_tolerant(_TolerantUnpickler._make, pickle.REDUCE, 2)
+_tolerant(_TolerantUnpickler._make, pickle.NEWOBJ, 2)
+_tolerant(_TolerantUnpickler._make, pickle.NEWOBJ_EX, 3)
+_tolerant(_TolerantUnpickler._make, pickle.STACK_GLOBAL, 2)
+# An `append`, `__setitem__` or `__hash__` of users' may raise just as well.
+for _opcode in (
+    pickle.BUILD,
+    pickle.APPEND,
+    pickle.APPENDS,
+    pickle.SETITEM,
+    pickle.SETITEMS,
+    pickle.ADDITEMS,
+):
+    _tolerant(_TolerantUnpickler._fill, _opcode)  # noqa: SLF001
+_tolerant(_TolerantUnpickler._gather, pickle.FROZENSET)  # noqa: SLF001
 
 
 def _find_broken(value: object) -> BaseException | None:
@@ -293,9 +344,30 @@ def _find_broken(value: object) -> BaseException | None:
 
     try:
         Finder(io.BytesIO(), PROTOCOL).dump(value)
-    except Exception as error:
-        found.append(error)
+    except BaseException as error:
+        pass_on_interrupt(error)
+        # It came by value perhaps, and would go so: that does not make it broken.
+        found += _broken_within(value)
     return found[0] if found else None
+
+
+def _broken_within(value: object) -> list[BaseException]:
+    """Return the errors of what is broken in a value that cannot be pickled again."""
+    found: list[BaseException] = []
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        part = left.pop()
+        if id(part) in seen or isinstance(part, (type, types.ModuleType)):
+            continue
+        seen.add(id(part))
+        if type(part) is LoadedBroken:
+            found.append(part.error)
+        elif isinstance(part, types.FunctionType):  # not its globals
+            left += [part.__closure__, part.__defaults__, part.__dict__]
+        else:
+            left += gc.get_referents(part)
+    return found
 
 
 def is_main_function(func: object) -> bool:

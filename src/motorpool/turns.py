@@ -9,6 +9,8 @@ Guarantees
 ----------
 - The lock `_driving` is held by the thread that polls, which may sleep with it.
   Nobody waits for it.
+- A signal handler that waits for a result in the midst of a poll drives itself:
+  the poll below it goes on afterwards.
 """
 
 import threading
@@ -16,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from threading import get_ident
 
 from motorpool.attendant import Attendant
 from motorpool.engines.base import Engine
@@ -45,6 +48,7 @@ class Turns:
         self._work = work
         self._engine = engine
         self._driving = threading.Lock()
+        self._driver = 0  # the thread that holds it
         self._sleepers: deque[Any] = deque()
         self._released: deque[object] = deque()
         # Drops a reference to the pool, perhaps the last, at a moment when no lock is held.
@@ -52,6 +56,7 @@ class Turns:
         self.drop_released = self._released.clear
         self.is_driven = self._driving.locked
         self._attendant = Attendant(engine.fileno(), self._attend, self.attend_if_needed)
+        self.is_switching = self._attendant.is_switching
 
     # A thread that waits.
 
@@ -60,13 +65,17 @@ class Turns:
         while True:
             if self._driving.acquire(False):
                 try:
+                    self._driver = get_ident()
                     self._attendant.rest()
                     return self._drive(is_done, deadline)
                 finally:
+                    self._driver = 0
                     self._driving.release()
                     self._hand_over()
             if is_done():
                 return True
+            if self._driver == get_ident():
+                return self._drive_within(is_done, deadline)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             self._sleep(is_done, deadline)
@@ -75,13 +84,22 @@ class Turns:
         """Take turns as long as they are due, if nobody else drives."""
         if self._driving.acquire(False):
             try:
+                self._driver = get_ident()
                 if self._attendant.is_attending:
                     self._attendant.rest()
                 while is_due():
                     self._work.turn(MOST_SECONDS)
             finally:
+                self._driver = 0
                 self._driving.release()
                 self._hand_over()
+
+    def _drive_within(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        """Drive in a signal handler that came while this thread was driving."""
+        try:
+            return self._drive(is_done, deadline)
+        finally:
+            self._engine.wake()  # The poll below may have lost to this one what it waits for.
 
     def _drive(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         while not is_done():
@@ -158,9 +176,11 @@ class Turns:
         if not self._driving.acquire(blocking=False):
             return None
         try:
+            self._driver = get_ident()
             self._work.turn(0.0)
             return self._patience(time.monotonic(), None) if self._work.has_work() else None
         finally:
+            self._driver = 0
             self._driving.release()
             self.wake_sleepers()
             self._released.clear()
@@ -171,7 +191,9 @@ class Turns:
         """Have all threads leave, then call `close`: nobody polls what it closes."""
         self.wake()
         self._attendant.close()
-        is_driving = self._driving.acquire(timeout=1.0)
+        # In a signal handler, or a finalizer, this thread may be the one that drives.
+        patience = 0.0 if self._driver == get_ident() else 1.0
+        is_driving = self._driving.acquire(timeout=patience)
         try:
             close()
         finally:

@@ -82,7 +82,11 @@ class MemoryWatch:
                 self._thread = threading.Thread(
                     target=self._run, name="motorpool-memory", daemon=True
                 )
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError as error:  # There is no room for it; perhaps for the next.
+                    self._thread = None
+                    log().warning("memory_limit is not watched: %s", error)
 
     def close(self) -> None:
         """End the thread."""

@@ -36,7 +36,8 @@ from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
 from motorpool.engines.base import NO_LIMITS, Abilities, Function, Limits, StartFailed, WorkerNow
 from motorpool.errors import InternalError
-from motorpool.failures import load_noted, load_results, rebuild
+from motorpool.failures import load_noted, load_results, rebuild, refuse_results
+from motorpool.interrupts import pass_on_interrupt
 from motorpool.memory import OOM_KILLS
 from motorpool.messages import (
     ANSWER,
@@ -79,6 +80,12 @@ from motorpool.worker.main import RECALL_SIGNAL, Setup
 # What a worker that was told to leave may take before SIGKILL.
 TERM_SECONDS = 0.5
 
+# By these, others end a process. Who segfaults did it by himself.
+_FROM_OUTSIDE = frozenset(
+    -number
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+)
+
 # Shared memory for arguments that is kept for the next job at the end of one.
 KEPT_BYTES = 128 << 20
 
@@ -104,7 +111,6 @@ class _Worker:
         self.popen = popen
         self.fd = fd
         self.page = pages.Page(page)
-        os.close(page)
         self.reader = FrameReader(fd)
         self.writer = FrameWriter(fd)
         self.is_writing = False
@@ -260,8 +266,9 @@ class ProcessEngine:
         handle.name = handle.name.replace("Process", "PoolWorker")
         handle.daemon = True
         ours, theirs = socket.socketpair()
-        page = pages.make(*self._limits)
+        page = -1
         try:
+            page = pages.make(*self._limits)
             ours.setblocking(False)
             arena = self._exchange.pass_on(page)
             try:
@@ -270,11 +277,12 @@ class ProcessEngine:
                 os.close(arena)
         except BaseException:
             ours.close()
-            os.close(page)
+            if page >= 0:
+                os.close(page)
             raise
         finally:
             theirs.close()
-        return self._admit(handle, ours.detach(), page, payload)
+        return self._admit(handle, ours, page, payload)
 
     def _launch(self, handle: Any, fd: int, page: int, arena: int) -> bytes | None:
         """Start the process; return the set-up to send, None if it has it."""
@@ -319,9 +327,18 @@ class ProcessEngine:
         payload, roots, _ = self._pickle_function(self._initializer, "the initializer")
         return payload, self._definitions.pack_for(known, roots)
 
-    def _admit(self, handle: Any, fd: int, page: int, payload: bytes | None) -> int:
-        self._count = number = self._count + 1
-        worker = _Worker(number, handle, handle._popen, fd, page)  # noqa: SLF001
+    def _admit(self, handle: Any, channel: socket.socket, page: int, payload: bytes | None) -> int:
+        popen: starting.Popen = handle._popen  # noqa: SLF001 - ours, see `_launch`
+        try:
+            worker = _Worker(self._count + 1, handle, popen, channel.fileno(), page)
+        except BaseException:
+            channel.close()
+            popen.give_up()
+            raise
+        finally:
+            os.close(page)
+        fd = channel.detach()
+        self._count = number = worker.number
         worker.known = self._new_known
         self._workers[number] = worker
         self._by_fd[fd] = worker
@@ -429,7 +446,10 @@ class ProcessEngine:
     def look(self, worker: int) -> WorkerSeen | None:
         """Return what a worker is at; None if it is gone."""
         target = self._workers.get(worker)
-        return None if target is None else WorkerSeen(worker, *target.page.look())
+        if target is None:
+            return None
+        is_stopped = target.popen.is_stopped()
+        return WorkerSeen(worker, *target.page.look(), is_stopped=is_stopped)
 
     def kill_worker(
         self, worker: int, number: int | None = None, item: int | None = None
@@ -496,7 +516,10 @@ class ProcessEngine:
             elif (worker := self._by_sentinel.get(fd)) is not None:
                 ended.append(worker)
         for worker in ended:
-            self._bury(worker, events)
+            # A signal handler that used the pool may have been here meanwhile,
+            # and the descriptor be a new worker's.
+            if worker.popen.poll() is not None:
+                self._bury(worker, events)
         return events
 
     def collect_call(
@@ -511,7 +534,8 @@ class ProcessEngine:
             return None
         try:
             values: list[Any] = loads(payload)
-        except Exception:
+        except BaseException as error:
+            pass_on_interrupt(error)
             target.reader.unread()  # For `collect`: a failure, or a payload in shared memory.
             return None
         return values
@@ -563,7 +587,11 @@ class ProcessEngine:
     def _results(self, worker: _Worker, frame: Frame) -> Event:
         kind, number, start, stop, extra, seconds, payload = frame
         form = extra if kind == PROGRESS else kind
-        values, errors = self._load_results(form, payload, start)
+        try:
+            values, errors = self._load_results(form, payload, start)
+        except BaseException as error:  # Shared memory that cannot be mapped, for instance.
+            pass_on_interrupt(error)
+            values, errors = refuse_results(error, start, stop)
         if errors and self._limits.memory:
             from motorpool.engines.overrun import explain_refusals
 
@@ -596,7 +624,9 @@ class ProcessEngine:
         exitcode = worker.popen.poll()
         number, index, upto, finished = worker.page.read(loads)
         lost = WorkerLost(worker.number, worker.popen.pid, exitcode, number, index, upto, finished)
-        events.append(lost._replace(memory=self._memory_of(worker, exitcode)))
+        is_own_doing = exitcode not in _FROM_OUTSIDE or worker.page.is_ending
+        memory = self._memory_of(worker, exitcode)
+        events.append(lost._replace(memory=memory, is_own_doing=is_own_doing))
         self._drop(worker)
 
     def _memory_of(self, worker: _Worker, exitcode: int | None) -> Memory:
@@ -662,7 +692,7 @@ class ProcessEngine:
         self._workers.clear()
         self._exchange.forget()
         self._epoll.close()
-        self._bell.forget()
+        self._bell.close()
 
 
 def _not_picklable(what: str, obj: object, error: BaseException) -> BaseException:

@@ -104,7 +104,22 @@ class Popen:
     def begun(self, pid: int) -> None:
         """Take note of the process's number, and watch it."""
         self.pid = pid
-        self.sentinel = os.pidfd_open(pid)
+        try:
+            self.sentinel = os.pidfd_open(pid)
+        except OSError:  # There are no more descriptors.
+            os.kill(pid, signal.SIGKILL)
+            self.reap_unwatched()
+            raise
+
+    def reap_unwatched(self) -> None:
+        """Collect the exit code of a process that was killed and is not watched."""
+        os.waitpid(self.pid, 0)
+
+    def give_up(self) -> None:
+        """End a process that cannot be used."""
+        self.kill()
+        self.wait()
+        self.close()
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code, None while it runs."""
@@ -157,11 +172,18 @@ class Popen:
                 self._signal(signal.SIGCONT)
 
     def _is_moving(self) -> bool:
+        return self._state() in ("R", "S", "D")
+
+    def is_stopped(self) -> bool:
+        """Tell whether somebody has stopped the process."""
+        return self._state() in ("T", "t")
+
+    def _state(self) -> str:
         try:
-            stat = read(f"/proc/{self.pid}/stat")
+            stat = read(f"/proc/{self.pid}/stat").decode(errors="replace")
         except OSError:
-            return False
-        return stat[stat.rindex(b")") + 2 :][:1] in b"RSD"
+            return ""
+        return stat[stat.rindex(")") + 2 :][:1]
 
     def _signal(self, number: int) -> None:
         with self._lock:  # Else the descriptor may be closed, and be another's.
@@ -199,6 +221,10 @@ class SpawnedPopen(Popen):
 
 class ServedPopen(Popen):
     """A worker that the fork server started, and has to reap."""
+
+    def reap_unwatched(self) -> None:
+        """Have the server collect the exit code."""
+        _SERVER.reap(self.pid)
 
     def reap(self, flag: int) -> int | None:
         """Ask the server for the exit code."""

@@ -5,6 +5,7 @@ takes its place, and what its thread still does and returns is dropped. A task
 that never ends keeps its thread until the program ends.
 """
 
+import errno
 import math
 import os
 import select
@@ -174,7 +175,10 @@ class ThreadEngine:
         worker.thread = threading.Thread(
             target=self._work, args=(worker,), name=f"ThreadPoolWorker-{next(_NAMES)}", daemon=True
         )
-        worker.thread.start()
+        try:
+            worker.thread.start()
+        except RuntimeError as error:  # as for processes
+            raise BlockingIOError(errno.EAGAIN, str(error)) from error
         self._workers[number] = worker
         return number
 

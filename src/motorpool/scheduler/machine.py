@@ -67,9 +67,13 @@ from motorpool.scheduler.state import Job, Worker
 from motorpool.scheduler.watch import Watch, seconds_late
 from motorpool.typed import Any
 
-# So many workers in a row that end before they are ready, and the pool gives up.
+# So many workers in a row that end by themselves before they are ready, and the
+# pool gives up. It does so too if none is ready for so long, because others kill
+# them or the system has no room for them: that may pass.
 MOST_FAILED_STARTS = 3
+MOST_FAILING_SECONDS = 10.0
 FIRST_BACKOFF_SECONDS = 0.05
+MOST_BACKOFF_SECONDS = 1.0
 
 
 class Scheduler:
@@ -111,7 +115,10 @@ class Scheduler:
         self._starting = 0
         self._restart_at: list[float] = []
         self._look_at: float | None = None  # when to look for results that are held up
-        self._failed_starts = 0
+        # Starts that failed since one succeeded: all, those by the workers' own
+        # doing, and since when.
+        self._failed_starts = self._own_failures = 0
+        self._failing_since = 0.0
         self._is_closed = False
         self._number = 0
         self._commands: list[Command] = []
@@ -511,7 +518,7 @@ class Scheduler:
             self._offer(worker)
 
     def _on_ready(self, event: WorkerReady) -> None:
-        self._failed_starts = 0
+        self._failed_starts = self._own_failures = 0
         worker = self.workers[event.worker]
         worker.is_ready = True
         if worker.has_unbegun():
@@ -521,21 +528,24 @@ class Scheduler:
 
     def _on_not_started(self, event: WorkerNotStarted) -> None:
         self._starting -= 1
-        if self.workers:
-            self._restart_at.append(self._now + self._backoff())
-        else:
-            self._retry_start(event.error, None)
-
-    def _backoff(self) -> float:
-        self._failed_starts += 1
-        return FIRST_BACKOFF_SECONDS * float(2 ** min(self._failed_starts, 6))
+        self._retry_start(event.error, None)
 
     def _retry_start(self, error: BaseException | None, lost: WorkerLost | None) -> None:
-        backoff = self._backoff()
-        if self._failed_starts >= MOST_FAILED_STARTS:
+        """Start another worker after a pause, or give up."""
+        if not self._failed_starts:
+            self._failing_since = self._now
+        self._failed_starts += 1
+        self._own_failures += lost is not None and lost.is_own_doing
+        has_failed = (
+            self._own_failures >= MOST_FAILED_STARTS
+            or self._now - self._failing_since >= MOST_FAILING_SECONDS
+        )
+        # One that works is better than none, whatever becomes of the others.
+        if has_failed and not any(worker.is_ready for worker in self.workers.values()):
             self._commands.append(BreakPool(error, lost))
-        else:
-            self._restart_at.append(self._now + backoff)
+            return
+        backoff = FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failed_starts, 10)
+        self._restart_at.append(self._now + min(backoff, MOST_BACKOFF_SECONDS))
 
     def _on_lost(self, event: WorkerLost) -> None:
         worker = self.workers.pop(event.worker)

@@ -121,6 +121,10 @@ class Watch:
             if event.since + timeout <= now:
                 worker.late = (event.number, event.at, timeout)
                 return [KillWorker(worker.id, event.number, event.at)]
+            is_waiting = event.is_stopped and event.number not in held
+            if is_waiting and self._is_held_up(worker, now):
+                # What it holds was not begun, and goes to others.
+                return [KillWorker(worker.id)]
         # What it is at may be late then; what it comes to meanwhile, no sooner than that.
         ats = [
             (min(event.since, now) if number == event.number else now) + self._timeout(job)
@@ -139,6 +143,11 @@ class Watch:
             return []
         worker.recalled = True
         return [RecallChunks(worker.id)]
+
+    def _is_held_up(self, worker: Worker, now: float) -> bool:
+        """Tell whether a worker was sent a chunk so long ago that its first item could be late."""
+        first = worker.chunks[0] if worker.chunks else None
+        return first is not None and worker.since + self._timeout(first[1]) <= now
 
     def _timeout(self, job: int | None) -> float:
         entry = self._jobs.get(job) if job is not None else None

@@ -443,7 +443,14 @@ def die_with_parent(lifeline: int) -> None:
     if _set_signal is None:
         return
     # An open file of our own: the owner of its signals is not shared with siblings.
-    fd = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        fd = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        # A program that has dropped its privileges may not look into /proc.
+        import threading
+
+        threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
+        return
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, _set_signal, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
@@ -451,6 +458,14 @@ def die_with_parent(lifeline: int) -> None:
     poll.register(fd, select.POLLIN)
     if poll.poll(0):  # The parent died before the signal was set.
         os._exit(1)
+
+
+def _die_with(lifeline: int) -> None:
+    """End this process when `lifeline` closes, unless a task holds the GIL for ever."""
+    poll = select.poll()
+    poll.register(lifeline, select.POLLHUP)
+    poll.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def work(
@@ -470,7 +485,8 @@ def work(
     become_worker()
     die_with_parent(lifeline)
     shared = Page(page)
-    shared.listening(listen())
+    with suppress(OSError):  # Without a descriptor to spare, there are no stacks.
+        shared.listening(listen())
     limit_threads(abs(shared.threads), is_bare=setup is not None and setup.is_bare)
     if shared.memory_limit:
         from motorpool.worker.limited import LimitedPage, LimitedWorker

@@ -11,9 +11,9 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 
 from motorpool.buffers import MARK
+from motorpool.interrupts import pass_on_interrupt
 from motorpool.messages import IDLE, LOADING, RESULTS
 from motorpool.serialization import dumps
 from motorpool.typed import Any
@@ -22,8 +22,8 @@ from motorpool.typed import Any
 SIZE = 1024 * 1024
 # Chunk, index, upto, end of the journal, descriptor that stacks are written to;
 # limit of memory, number of threads; size at which the worker outgrew the limit;
-# when the item began.
-_WORDS = 9
+# whether it calls what may end it; when the item began.
+_WORDS = 10
 _ORDERS = struct.Struct("<qq")
 _BEGIN = 8 * _WORDS
 _SINCE = struct.Struct("<d")
@@ -185,6 +185,7 @@ class Page:
 
     def last_words(self) -> None:
         """Note what a bulk run has finished so far: the item that it is at may be its last."""
+        self._words[8] = 1
         if self._values is not None:
             self._note_bulk()
             self._upto = self._words[2]
@@ -193,6 +194,7 @@ class Page:
 
     def go_on(self) -> None:
         """Take note that it was not: the bulk run goes on."""
+        self._words[8] = 0
         if self._values is not None:
             self._words[2] = self._upto
 
@@ -269,6 +271,11 @@ class Page:
         """The bytes that the worker used when it left because of them, 0 if it did not."""
         return self._words[7]
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the worker has called what ends it, as far as is known."""
+        return bool(self._words[8])
+
     def now(self) -> tuple[int, int]:
         """Return the chunk that is being run, or `IDLE`, and the item, or `LOADING`."""
         return self._words[0], self._words[1]
@@ -280,9 +287,11 @@ class Page:
         if number == IDLE:
             return number, index, upto, finished
         for item, count, pickled in entries(self._map[_BEGIN : min(end, SIZE)]):
-            with suppress(Exception):  # What is not rebuilt counts as lost.
+            try:
                 value = loads(pickled)
                 finished.update([(item, value)] if count == _ALONE else enumerate(value, item))
+            except BaseException as error:  # What is not rebuilt counts as lost.
+                pass_on_interrupt(error)
         return number, index, upto, finished
 
 
@@ -297,9 +306,11 @@ def entries(journal: bytes) -> list[tuple[int, int, memoryview]]:
     view = memoryview(journal)
     found = []
     at, end = 0, len(view)
-    while at < end:
+    while at + _ENTRY.size <= end:
         item, count, length = _ENTRY.unpack_from(view, at)
         at += _ENTRY.size
+        if not 0 <= length <= end - at:  # A task that crashed wrote here before.
+            break
         found.append((item, count, view[at : at + length]))
         at += length
     return found

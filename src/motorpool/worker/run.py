@@ -25,6 +25,8 @@ BULK_AFTER = 1000
 BULK_ITEMS = 1024
 BULK_RUN_SECONDS = 0.2e-3
 
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
+
 
 class Journal(Protocol):
     """Where a worker notes what it is at, so that its death loses one item only."""
@@ -257,7 +259,8 @@ def run_call(
 
 
 def _without_our_frames(error: BaseException) -> BaseException:
-    traceback = error.__traceback__
+    # By way of the base class: the error's own may refuse any look at it.
+    traceback = _TRACEBACK.__get__(error)
     while traceback is not None and traceback.tb_frame.f_code.co_filename == __file__:
         traceback = traceback.tb_next
-    return error.with_traceback(traceback)
+    return BaseException.with_traceback(error, traceback)
