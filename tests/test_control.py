@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -786,6 +787,31 @@ def test_every_method_takes_every_option(method):
 
 
 # What it is about: nothing is left behind
+
+
+@pytest.mark.quick
+def test_call_that_nobody_waits_for_any_more_holds_up_no_end(make_pool, gate):
+    """Leaving the pool cancels one call of many that timed out, and finishes the others."""
+    pool = make_pool(2)
+    with pool:
+        stuck = [pool.apply_async(workloads.wait_for, (str(gate),)) for _ in range(2)]
+        others = [pool.apply_async(workloads.square, (n,)) for n in range(9)]
+        with pytest.raises(motorpool.TimeoutError):
+            stuck[1].get(timeout=0.1)
+        with pytest.raises(motorpool.TimeoutError):
+            stuck[0].get(timeout=0.1)
+
+    assert kinds(map(outcome, stuck)) == [motorpool.PoolTerminatedError] * 2
+    assert [outcome(other) for other in others] == [n * n for n in range(9)]
+
+
+def test_timeout_is_kept_by_a_worker_that_was_stopped_before(process_pool, worker_ids):
+    """What a stopped worker was sent and cannot begin goes to another."""
+    for pid in worker_ids(process_pool):
+        os.kill(pid, signal.SIGSTOP)
+    calls = [process_pool.apply_async(workloads.square, (n,), timeout=SHORT) for n in range(6)]
+
+    assert [outcome(call) for call in calls] == [n * n for n in range(6)]
 
 
 def test_killed_workers_are_gone_for_good(process_pool, gate):

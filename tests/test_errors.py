@@ -265,6 +265,11 @@ def test_result_that_cannot_be_unpickled_beside_an_error_fails_alone(process_poo
     assert found[3] == 3
 
 
+def raise_fault(*_arguments):
+    """Stand for a bug of the pool's own."""
+    raise LookupError
+
+
 def test_fault_in_the_midst_of_taking_results_leaves_nobody_waiting(
     make_process_pool, monkeypatch, tmp_path
 ):
@@ -274,9 +279,9 @@ def test_fault_in_the_midst_of_taking_results_leaves_nobody_waiting(
     first = pool.apply_async(workloads.wait_for, (str(gate),))
     opener = threading.Timer(0.1, gate.touch)
     with monkeypatch.context() as patched:
-        patched.setattr("motorpool.engines.processes.load_results", workloads.raise_needs_two)
+        patched.setattr("motorpool.engines.processes.ProcessEngine._results", raise_fault)
         opener.start()
-        with pytest.raises(TypeError):
+        with pytest.raises(LookupError):
             pool.map(workloads.square, range(4))
     opener.join()
 
@@ -501,6 +506,20 @@ def test_failing_initializer_is_reported_to_later_calls_too(make_pool, tmp_path)
     pool.join()
 
     assert len(log.read_text().split()) <= 20
+
+
+def test_each_call_is_told_by_an_error_of_its_own(make_pool, tmp_path):
+    """The same one, raised again and again, would grow and be shared by threads."""
+    pool = make_pool(1, initializer=workloads.note_and_fail, initargs=(str(tmp_path / "log"),))
+    calls = [pool.apply_async(workloads.square, (n,)) for n in range(3)]
+    errors = [outcome(call) for call in calls]
+    for _ in range(3):
+        with pytest.raises(motorpool.WorkerStartError) as caught:
+            pool.map(workloads.square, [1])
+        errors.append(caught.value)
+
+    assert len(set(map(id, errors))) == len(errors)
+    assert len({repr(error.__cause__) for error in errors}) == 1
 
 
 def test_initializer_that_ends_the_process_is_reported(make_process_pool, tmp_path):

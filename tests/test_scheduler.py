@@ -51,7 +51,12 @@ from motorpool.messages import (
 )
 from motorpool.scheduler import Cost, Scheduler
 from motorpool.scheduler.chunking import AHEAD_CHUNKS, BUDGET_SECONDS, FIRST_WINDOW, RECALL_SECONDS
-from motorpool.scheduler.machine import FIRST_BACKOFF_SECONDS, MOST_FAILED_STARTS
+from motorpool.scheduler.machine import (
+    FIRST_BACKOFF_SECONDS,
+    MOST_FAILED_STARTS,
+    MOST_FAILING_SECONDS,
+    MOST_RESTART_SECONDS,
+)
 from motorpool.scheduler.watch import MOST_BACKOFF_SECONDS
 from motorpool.worker.run import NoJournal, Pace, Running, run_chunk
 from simulator import (
@@ -880,15 +885,48 @@ def test_pool_breaks_if_workers_never_get_ready():
 
 
 def test_pool_breaks_if_no_worker_can_be_started():
-    """A machine that has no room for a single process is reported."""
+    """A machine that has no room for a single process for seconds is reported."""
     scheduler = Scheduler(1)
     scheduler.start()
-    error = OSError("no more processes")
-    for _ in range(MOST_FAILED_STARTS - 1):
-        assert scheduler.handle(WorkerNotStarted(error), 0.0) == []
-        assert scheduler.handle(Tick(), scheduler.wake_at) == [StartWorker()]
+    error, now = OSError("no more processes"), 5.0
+    while now < 5.0 + MOST_FAILING_SECONDS:
+        assert scheduler.handle(WorkerNotStarted(error), now) == []
+        assert now < scheduler.wake_at <= now + MOST_RESTART_SECONDS
+        now = scheduler.wake_at
+        assert scheduler.handle(Tick(), now) == [StartWorker()]
 
-    assert scheduler.handle(WorkerNotStarted(error), 0.0) == [BreakPool(error, None)]
+    assert scheduler.handle(WorkerNotStarted(error), now) == [BreakPool(error, None)]
+
+
+def test_workers_that_others_kill_are_started_again_for_long():
+    """Whoever kills workers before they are ready breaks the pool only if it never ends."""
+    bench = Bench(1, is_ready=False)
+    bench.submit(1)
+    began, worker = bench.now, 1
+    while bench.now < began + MOST_FAILING_SECONDS:
+        assert bench(WorkerLost(worker, 0, -9, is_own_doing=False)) == []
+        bench.now = bench.scheduler.wake_at
+        assert bench(Tick()) == [StartWorker()]
+        worker += 1
+        bench(WorkerStarted(worker))
+
+    assert worker > 2 * MOST_FAILED_STARTS
+    last = WorkerLost(worker, 0, -9, is_own_doing=False)
+    assert bench(last) == [BreakPool(None, last)]
+
+
+def test_pool_does_not_break_while_a_worker_is_ready():
+    """One worker that works goes on, whatever becomes of those to be started."""
+    scheduler = Scheduler(2)
+    scheduler.start()
+    scheduler.handle(WorkerStarted(1), 0.0)
+    scheduler.handle(WorkerReady(1), 0.0)
+    now = 0.0
+    for worker in range(2, 2 * MOST_FAILED_STARTS):
+        scheduler.handle(WorkerStarted(worker), now)
+        assert scheduler.handle(WorkerLost(worker, 0, 1), now) == []
+        now = scheduler.wake_at
+        assert scheduler.handle(Tick(), now) == [StartWorker()]
 
 
 def test_start_is_tried_again_while_others_work():

@@ -257,6 +257,34 @@ def test_killed_worker_is_noticed_while_nobody_waits(process_pool, tmp_path):
     assert type(told[0]) is motorpool.WorkerLostError
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_that_are_killed_while_they_start_are_replaced(process_pool, worker_ids, kind):
+    """Whoever kills workers before they are ready does not break the pool."""
+    killed = set()
+
+    def kill_all():
+        for worker in process_pool._pool:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, kind)
+                killed.add(worker.pid)
+        return len(killed) >= 12
+
+    found = process_pool.map_async(workloads.square, range(100), on_error="skip")
+    assert eventually(kill_all)
+    assert set(found.get(timeout=DEADLINE)) <= set(SQUARES)
+    assert_full_width(process_pool, worker_ids)
+
+
+def test_initializer_that_kills_its_worker_is_told_at_once(make_process_pool):
+    """A signal that a worker sends to itself is its own doing: no use in trying for long."""
+    pool = make_process_pool(2, initializer=workloads.kill_itself)
+    error = outcome(pool.map_async(workloads.square, range(3)))
+
+    assert type(error) is motorpool.WorkerStartError
+    assert "The initializer" in str(error)
+
+
 def test_worker_asked_to_end_is_replaced(process_pool, worker_ids):
     """SIGTERM from outside is one more way for a worker to be lost."""
     os.kill(min(worker_ids(process_pool)), signal.SIGTERM)

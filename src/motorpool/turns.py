@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from threading import get_ident
+from threading import current_thread, get_ident, main_thread
 
 from motorpool.attendant import Attendant
 from motorpool.engines.base import Engine
@@ -62,6 +62,7 @@ class Turns:
 
     def wait_until(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive, or sleep while another thread does, until `is_done()` or the deadline."""
+        has_slept = False
         while True:
             if self._driving.acquire(False):
                 try:
@@ -74,11 +75,12 @@ class Turns:
                     self._hand_over()
             if is_done():
                 return True
-            if self._driver == get_ident():
+            if self._drives_below(has_slept=has_slept):
                 return self._drive_within(is_done, deadline)
             if deadline is not None and time.monotonic() >= deadline:
                 return False
             self._sleep(is_done, deadline)
+            has_slept = True
 
     def take_turns(self, is_due: Callable[[], bool]) -> None:
         """Take turns as long as they are due, if nobody else drives."""
@@ -93,6 +95,13 @@ class Turns:
                 self._driver = 0
                 self._driving.release()
                 self._hand_over()
+
+    def _drives_below(self, *, has_slept: bool) -> bool:
+        """Tell whether this is a signal handler that interrupted the thread that drives."""
+        if self._driver:
+            return self._driver == get_ident()
+        # It has just taken the lock, or is about to release it. No other thread takes that long.
+        return has_slept and self._driving.locked() and current_thread() is main_thread()
 
     def _drive_within(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive in a signal handler that came while this thread was driving."""

@@ -73,7 +73,7 @@ from motorpool.typed import Any
 MOST_FAILED_STARTS = 3
 MOST_FAILING_SECONDS = 10.0
 FIRST_BACKOFF_SECONDS = 0.05
-MOST_BACKOFF_SECONDS = 1.0
+MOST_RESTART_SECONDS = 1.0
 
 
 class Scheduler:
@@ -545,7 +545,7 @@ class Scheduler:
             self._commands.append(BreakPool(error, lost))
             return
         backoff = FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failed_starts, 10)
-        self._restart_at.append(self._now + min(backoff, MOST_BACKOFF_SECONDS))
+        self._restart_at.append(self._now + min(backoff, MOST_RESTART_SECONDS))
 
     def _on_lost(self, event: WorkerLost) -> None:
         worker = self.workers.pop(event.worker)
