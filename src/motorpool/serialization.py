@@ -7,7 +7,6 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 """
 
 import copyreg
-import gc
 import io
 import os
 import pickle
@@ -353,6 +352,8 @@ def _find_broken(value: object) -> BaseException | None:
 
 def _broken_within(value: object) -> list[BaseException]:
     """Return the errors of what is broken in a value that cannot be pickled again."""
+    import gc
+
     found: list[BaseException] = []
     seen: set[int] = set()
     left = [value]
