@@ -190,7 +190,7 @@ def test_plain_pool_imports_nothing_slow():
     )
 
     assert not imported & (SLOW - stdlib)
-    assert len(ours(imported)) <= 62, sorted(ours(imported))
+    assert len(ours(imported)) <= 60, sorted(ours(imported))
 
 
 @pytest.mark.quick

@@ -114,6 +114,7 @@ class _Worker:
         self.reader = FrameReader(fd)
         self.writer = FrameWriter(fd)
         self.is_writing = False
+        self.is_leaving = False
         self.functions: set[int] = set()
         self.job = -1  # of the last chunk sent
         self.known = Known()
@@ -298,10 +299,11 @@ class ProcessEngine:
                 region = self._exchange.region_of(self._count + 1)
                 made.append(starting.start_by_fork(handle, fds, self._initializer, region))
                 made.append(None)
-            elif self._method == "spawn":
-                made.extend(starting.start_by_spawn(handle, fds, set_up))
             else:
-                made.extend(starting.start_by_server(handle, fds, set_up))
+                from motorpool.engines.spawning import start_by_server, start_by_spawn
+
+                start = start_by_spawn if self._method == "spawn" else start_by_server
+                made.extend(start(handle, fds, set_up))
             popen: starting.Popen = made[0]
             return popen
 
@@ -315,8 +317,10 @@ class ProcessEngine:
         return payload
 
     def _set_up(self, handle: process.BaseProcess, known: Known) -> bytes:
+        from motorpool.engines.spawning import identity_of
+
         region = self._exchange.region_of(self._count + 1)
-        identity = starting.identity_of(handle, self._method)
+        identity = identity_of(handle, self._method)
         definitions = initializer = None
         if self._initializer is not None:
             initializer, definitions = self._pickle_initializer(known)
@@ -441,7 +445,12 @@ class ProcessEngine:
     def stop_worker(self, worker: int) -> None:
         """Tell a worker to leave when it has done what it was sent."""
         if worker in self._workers:
-            self._send(self._workers[worker], STOP)
+            self._stop(self._workers[worker])
+
+    def _stop(self, worker: _Worker) -> None:
+        if not worker.is_leaving:
+            worker.is_leaving = True
+            self._send(worker, STOP)
 
     def look(self, worker: int) -> WorkerSeen | None:
         """Return what a worker is at; None if it is gone."""
@@ -661,7 +670,7 @@ class ProcessEngine:
             workers = list(self._workers.values())
             for worker in workers:
                 if patience:
-                    self._send(worker, STOP)
+                    self._stop(worker)
                 else:
                     worker.popen.terminate()
             self._await_end(time.monotonic() + max(patience, TERM_SECONDS))

@@ -1,9 +1,8 @@
-"""Start a worker process by fork, spawn or forkserver.
+"""Start a worker process, by fork; `spawning.py` has the other ways.
 
 Each way gives a `Popen` for `multiprocessing.Process`, so that a worker is a
 process like any other to `active_children()` and to those who read
-`pool._pool`. A spawned worker starts from a bare interpreter and imports the
-child half only; never the script.
+`pool._pool`.
 """
 
 import gc
@@ -18,29 +17,21 @@ from _signal import (  # type: ignore[import-not-found] # `signal` makes enums o
     SIG_SETMASK,
     pthread_sigmask,
 )
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import process, util
 from multiprocessing.connection import wait as wait_for
-from multiprocessing.context import set_spawning_popen
 
-from motorpool.engines.server import ForkServer
 from motorpool.kernel import read
 from motorpool.typed import NamedTuple
-from motorpool.worker.identity import Identity, InheritedFd
 from motorpool.worker.main import Setup, work
 from motorpool.worker.threads import is_bare
 
 # A worker is deaf to them until it has its own handlers.
-_UNTIL_STARTED = (signal.SIGINT, signal.SIGTERM)
-
-START_METHODS = ("fork", "spawn", "forkserver")
+UNTIL_STARTED = (signal.SIGINT, signal.SIGTERM)
 
 # A process that does not stand still by then is in the kernel, and writes nothing.
 FREEZE_SECONDS = 0.05
-
-# Given a writer of the set-up, which may collect descriptors to inherit.
-SetUp = Callable[[], bytes]
 
 
 class Fds(NamedTuple):
@@ -77,29 +68,19 @@ class Lifeline:
 
 LIFELINE = Lifeline()
 os.register_at_fork(after_in_child=LIFELINE.forget)
-_SERVER = ForkServer()
-os.register_at_fork(after_in_child=_SERVER.forget)
 
 
 class Popen:
     """A worker process as `multiprocessing.Process` wants to see it."""
-
-    DupFd = InheritedFd
 
     def __init__(self) -> None:
         self.pid = 0
         self.sentinel = -1
         self.returncode: int | None = None
         self.peak: int | None = None  # bytes in memory at the most, known at the end
-        self.inherited: list[int] = []
         # Reentrant: a signal handler of the program's may end the pool.
         self._lock = threading.RLock()
         self._freezing = threading.RLock()
-
-    def duplicate_for_child(self, fd: int) -> int:
-        """Have the child inherit `fd`; called while objects are pickled for it."""
-        self.inherited.append(fd)
-        return len(self.inherited) - 1
 
     def begun(self, pid: int) -> None:
         """Take note of the process's number, and watch it."""
@@ -208,41 +189,13 @@ class Popen:
                 os.close(fd)
 
 
-class SpawnedPopen(Popen):
-    """A worker that runs a program of its own."""
-
-    def known_peak(self, kilobytes: int) -> int | None:
-        """Return the peak if it is larger than ours, which the kernel counts in."""
-        import resource
-
-        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return kilobytes << 10 if kilobytes > ours else None
-
-
-class ServedPopen(Popen):
-    """A worker that the fork server started, and has to reap."""
-
-    def reap_unwatched(self) -> None:
-        """Have the server collect the exit code."""
-        _SERVER.reap(self.pid)
-
-    def reap(self, flag: int) -> int | None:
-        """Ask the server for the exit code."""
-        if flag == os.WNOHANG and not self._is_gone():
-            return None
-        wait_for([self.sentinel])
-        code, peak = _SERVER.reap(self.pid)
-        self.peak = peak << 10 if peak else None
-        return code
-
-
 def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object, region: int) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
     lifeline = LIFELINE.reading_end()
     setup = Setup(None, None, None, region, is_bare())  # All else is inherited.
     util._flush_std_streams()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing's Popen
-    mask = pthread_sigmask(SIG_BLOCK, _UNTIL_STARTED)
+    mask = pthread_sigmask(SIG_BLOCK, UNTIL_STARTED)
     try:
         pid = _fork()
         if pid == 0:
@@ -290,91 +243,3 @@ def start(worker: process.BaseProcess) -> None:
     finally:
         if daemon is not None:
             config["daemon"] = daemon
-
-
-def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
-    """Start a bare interpreter that runs `work`; return it and its set-up."""
-    del worker
-    popen = SpawnedPopen()
-    payload = _with_spawning(popen, set_up)
-    lifeline = LIFELINE.reading_end()
-    tracker = tracker_fd()
-    numbers = (*fds, lifeline, tracker, popen.inherited)
-    code = child_program(f"from motorpool.worker.spawned import main; main{numbers!r}")
-    mask = pthread_sigmask(SIG_BLOCK, _UNTIL_STARTED)
-    try:
-        popen.begun(_spawn(code, [*fds, lifeline, tracker, *popen.inherited]))
-    finally:
-        pthread_sigmask(SIG_SETMASK, mask)
-    return popen, payload
-
-
-def start_by_server(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
-    """Have the fork server fork a worker; return it and its set-up."""
-    del worker
-    popen = ServedPopen()
-    payload = _with_spawning(popen, set_up)
-    passed = [*fds, LIFELINE.reading_end(), *popen.inherited]
-    popen.begun(_SERVER.start(passed, _launch_server))
-    return popen, payload
-
-
-def _with_spawning(popen: Popen, set_up: SetUp) -> bytes:
-    # Locks and connections may be pickled only while a process is being started.
-    set_spawning_popen(popen)  # type: ignore[arg-type]
-    try:
-        return set_up()
-    finally:
-        set_spawning_popen(None)
-
-
-def _launch_server(control: int) -> int:
-    code = child_program(f"from motorpool.worker.forkserver import main; main({control})")
-    tracker = tracker_fd()
-    mask = pthread_sigmask(SIG_BLOCK, _UNTIL_STARTED)
-    try:
-        return _spawn(code, [control, tracker])
-    finally:
-        pthread_sigmask(SIG_SETMASK, mask)
-
-
-def tracker_fd() -> int:
-    """Return the descriptor of a resource tracker that runs already, else -1."""
-    tracker = sys.modules.get("multiprocessing.resource_tracker")
-    fd = getattr(getattr(tracker, "_resource_tracker", None), "_fd", None)
-    return -1 if fd is None else int(fd)
-
-
-def child_program(last: str) -> str:
-    """Return a program that sees the parent's `sys.path` before it imports anything."""
-    path = list(sys.path)
-    here = os.path.abspath(__file__ + "/../../..")  # noqa: PTH100 - `pathlib` is slow to import
-    if here not in path:
-        path.append(here)
-    return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {sys.argv!r}; {last}"
-
-
-def _spawn(code: str, fds: list[int]) -> int:
-    """Run `code` in an interpreter with our options that inherits `fds`; return its pid."""
-    from multiprocessing import spawn
-
-    executable = os.fsencode(spawn.get_executable())
-    options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
-    command = [executable, *(os.fsencode(part) for part in (*options, "-c", code))]
-    passed = sorted({fd for fd in fds if fd >= 0})
-    pid: int = util.spawnv_passfds(executable, command, passed)
-    return pid
-
-
-def identity_of(worker: process.BaseProcess, method: str) -> Identity:
-    """Return what a worker that was not forked from here must know of itself."""
-    parent = process.current_process()
-    return Identity(
-        name=worker.name,
-        numbers=tuple(worker._identity),  # noqa: SLF001
-        authkey=bytes(parent.authkey),
-        parent_name=parent.name,
-        parent_pid=os.getpid(),
-        method=method,
-        directory=os.getcwd(),  # noqa: PTH109 - the same
-    )

@@ -35,13 +35,15 @@ from motorpool.messages import (
 from motorpool.mirror import Mirrors
 from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
 from motorpool.transport import Frame, FrameReader, pack, write_all
-from motorpool.typed import Any, NamedTuple
-from motorpool.worker.identity import Identity, assume
+from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
 from motorpool.worker.last_words import before_the_end
 from motorpool.worker.page import Page
 from motorpool.worker.run import EXACT, Pace, Running, caller, run_call, run_chunk
 from motorpool.worker.stack import listen
 from motorpool.worker.threads import limit_threads
+
+if TYPE_CHECKING:
+    from motorpool.worker.identity import Identity
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
@@ -56,7 +58,7 @@ IDLE_SECONDS = 1
 class Setup(NamedTuple):
     """What a worker is told before its first chunk."""
 
-    identity: Identity | None
+    identity: "Identity | None"
     definitions: bytes | None
     initializer: bytes | None
     region: int = 0  # of the worker's arena; 0 without one
@@ -173,6 +175,8 @@ class Worker:
                 self._sender = Sender(self._arena, setup.region)
                 self._dumps = self._sender.dumps
             if setup.identity is not None:
+                from motorpool.worker.identity import assume
+
                 assume(setup.identity, self._lifeline, self._tracker)
             if setup.definitions is not None:
                 self._define(setup.definitions)
