@@ -108,6 +108,13 @@ def test_task_opens_a_pool(make_pool):
         assert pool.apply(square_in_a_pool, (3,)) == [0, 1, 4]
 
 
+def test_pools_share_a_cluster(make_pool):
+    """Two pools of one program have workers in common, and tell their chunks apart."""
+    with make_pool(1) as one, make_pool(1) as other:
+        squares = [pool.map_async(workloads.square, range(60), 3) for pool in (one, other)]
+        assert [result.get(DEADLINE) for result in squares] == [[n * n for n in range(60)]] * 2
+
+
 def test_item_that_kills_its_worker_fails_alone(make_pool, tmp_path):
     """Of a chunk of short items, the one that ends the process fails; nothing runs twice."""
     log = tmp_path / "log"

@@ -26,12 +26,17 @@ from motorpool.worker.space import home
 _logbooks = count(1)
 
 
+def new_logbook() -> str:
+    """Return a name that no logbook has had."""
+    return f"{home()}-{next(_logbooks)}"
+
+
 class PlacedSlot(Slot):
     """A slot, its place, and what the process there knows."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.logbook = f"{home()}-{next(_logbooks)}"
+        self.logbook = new_logbook()
         self.pid = 0
         self.known: set[Key] = set()
         self.is_open = False

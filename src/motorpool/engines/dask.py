@@ -21,7 +21,7 @@ from math import inf
 from motorpool.cpus import cpu_count
 from motorpool.describe import function_name
 from motorpool.engines.base import Abilities, Initializer, StartFailed
-from motorpool.engines.cluster import ClusterEngine, PlacedSlot
+from motorpool.engines.cluster import ClusterEngine, PlacedSlot, new_logbook
 from motorpool.engines.dask_local import LocalDask
 from motorpool.engines.remote import Task
 from motorpool.messages import IDLE, LOADING, Event, WorkerLost, WorkerSeen
@@ -52,7 +52,8 @@ class _Place:
         self.address = address
         self.free = threads
         self.known: set[Any] = set()
-        self.logbook = f"{home()}-{address.rpartition('/')[2].replace(':', '-')}"
+        # Not one for all pools: they number their chunks alike.
+        self.logbook = new_logbook()
         self.is_gone = False
 
     @property

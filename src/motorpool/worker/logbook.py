@@ -43,7 +43,7 @@ _STOP_SECONDS = 0.05
 
 
 class AlreadyBegunError(Exception):
-    """The cluster sent a chunk a second time; nothing of it was run this time."""
+    """The cluster sent a chunk a second time, or for nobody; nothing of it was run this time."""
 
 
 class Record(NamedTuple):
@@ -186,6 +186,9 @@ class Logbook:
 
 
 _logbooks: dict[str, Logbook] = {}
+# Names whose pool is gone: what it sent may still be in a queue.
+_dropped: dict[str, None] = {}
+_MOST_DROPPED = 1000
 _lock = threading.Lock()
 
 
@@ -200,6 +203,9 @@ def run_logged_chunk(
     """Run a chunk as `run_remote_chunk`, and keep the logbook of that name."""
     with _lock:
         book = _logbooks.get(logbook)
+        if logbook in _dropped:
+            msg = f"chunk {number} was sent by a pool that has ended"
+            raise AlreadyBegunError(msg)
         if book is None:
             book = _logbooks[logbook] = Logbook(logbook)
     book.begin(number)
@@ -271,7 +277,11 @@ def _numbers(ring: bytes) -> list[int]:
 
 def drop_logbook(name: str) -> None:
     """Remove a logbook that nobody will read."""
-    _logbooks.pop(name, None)
+    with _lock:
+        _logbooks.pop(name, None)
+        _dropped[name] = None
+        while len(_dropped) > _MOST_DROPPED:
+            del _dropped[next(iter(_dropped))]
     shutil.rmtree(_folder(name), ignore_errors=True)
 
 
