@@ -55,6 +55,7 @@ from motorpool.scheduler.machine import (
     FIRST_BACKOFF_SECONDS,
     MOST_FAILED_STARTS,
     MOST_FAILING_SECONDS,
+    MOST_KILLED_SECONDS,
     MOST_RESTART_SECONDS,
 )
 from motorpool.scheduler.watch import MOST_BACKOFF_SECONDS
@@ -903,7 +904,7 @@ def test_workers_that_others_kill_are_started_again_for_long():
     bench = Bench(1, is_ready=False)
     bench.submit(1)
     began, worker = bench.now, 1
-    while bench.now < began + MOST_FAILING_SECONDS:
+    while bench.now < began + MOST_KILLED_SECONDS:
         assert bench(WorkerLost(worker, 0, -9, is_own_doing=False)) == []
         bench.now = bench.scheduler.wake_at
         assert bench(Tick()) == [StartWorker()]

@@ -38,7 +38,7 @@ from motorpool.messages import (
 )
 from motorpool.results import AsyncResult
 from motorpool.scheduler import Cost, Scheduler
-from motorpool.scheduler.machine import MOST_FAILING_SECONDS
+from motorpool.scheduler.machine import MOST_KILLED_SECONDS
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ class Books:
         elif lost is not None and not lost.is_own_doing:
             msg = (
                 f"workers are killed before they have started: the last one, {lost.pid}, by "
-                f"signal {-(lost.exitcode or 0)}. None was ready for {MOST_FAILING_SECONDS:.0f} s. "
+                f"signal {-(lost.exitcode or 0)}. None was ready for {MOST_KILLED_SECONDS:.0f} s. "
                 f"Memory that runs out is the usual cause."
             )
         elif lost is not None:

@@ -68,12 +68,15 @@ from motorpool.scheduler.watch import Watch, seconds_late
 from motorpool.typed import Any
 
 # So many workers in a row that end by themselves before they are ready, and the
-# pool gives up. It does so too if none is ready for so long, because others kill
-# them or the system has no room for them: that may pass.
+# pool gives up. It does so too if none is ready for so long, because the system
+# has no room for them, or others kill them: that may pass.
 MOST_FAILED_STARTS = 3
 MOST_FAILING_SECONDS = 10.0
+MOST_KILLED_SECONDS = 30.0
 FIRST_BACKOFF_SECONDS = 0.05
 MOST_RESTART_SECONDS = 1.0
+# After others killed one: the more there are, the less often it is each one's turn.
+KILLED_RESTART_SECONDS = 0.1
 
 
 class Scheduler:
@@ -536,16 +539,18 @@ class Scheduler:
             self._failing_since = self._now
         self._failed_starts += 1
         self._own_failures += lost is not None and lost.is_own_doing
+        is_killed = lost is not None and not lost.is_own_doing
+        patience = MOST_KILLED_SECONDS if is_killed else MOST_FAILING_SECONDS
         has_failed = (
-            self._own_failures >= MOST_FAILED_STARTS
-            or self._now - self._failing_since >= MOST_FAILING_SECONDS
+            self._own_failures >= MOST_FAILED_STARTS or self._now - self._failing_since >= patience
         )
         # One that works is better than none, whatever becomes of the others.
         if has_failed and not any(worker.is_ready for worker in self.workers.values()):
             self._commands.append(BreakPool(error, lost))
             return
         backoff = FIRST_BACKOFF_SECONDS * 2.0 ** min(self._failed_starts, 10)
-        self._restart_at.append(self._now + min(backoff, MOST_RESTART_SECONDS))
+        most = KILLED_RESTART_SECONDS if is_killed else MOST_RESTART_SECONDS
+        self._restart_at.append(self._now + min(backoff, most))
 
     def _on_lost(self, event: WorkerLost) -> None:
         worker = self.workers.pop(event.worker)
