@@ -6,6 +6,7 @@ constructors with as many fields share one compiled body, in which only the
 names of the arguments are exchanged. They are called as fast.
 """
 
+import sys
 from collections import _tuplegetter  # type: ignore[attr-defined]
 from collections.abc import Iterable
 from types import FunctionType
@@ -79,4 +80,9 @@ class _Maker(type):
         return type(name, (Record,), {**body, "__slots__": ()})
 
 
-NamedTuple = type.__new__(_Maker, "NamedTuple", (), {})
+if sys.version_info < (3, 14):
+    NamedTuple = type.__new__(_Maker, "NamedTuple", (), {})
+else:  # A class body does not hold its annotations there.
+    from typing import NamedTuple
+
+__all__ = ["NamedTuple"]
