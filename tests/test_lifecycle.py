@@ -583,6 +583,14 @@ time.sleep(60)
     assert eventually(lambda: not script.processes(), 5.0)
 
 
+def test_pool_that_is_collected_as_the_program_ends_is_left_alone(make_pool):
+    """Threads run no more then, and may hold locks: a second Ctrl-C at exit leads there."""
+    pool = make_pool()
+    pool.__del__(_is_ending=lambda: True)
+
+    assert pool.map(abs, [-1, 2]) == [1, 2]
+
+
 def test_exit_in_a_callback_does_not_hang_the_program(start_script, engine):
     """`sys.exit` in a callback leaves the pool usable and the program whole."""
     script = start_script(

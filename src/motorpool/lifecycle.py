@@ -1,8 +1,10 @@
 """The life of a pool: close, terminate, join, `with`, and what befalls a pool that is dropped."""
 
 import multiprocessing.pool
+import sys
 import warnings
 import weakref
+from collections.abc import Callable
 from multiprocessing import util
 from multiprocessing.context import BaseContext
 from multiprocessing.pool import CLOSE, RUN
@@ -129,8 +131,14 @@ class Lifecycle(multiprocessing.pool.Pool):
             self.terminate()
             raise
 
-    def __del__(self, _warn: Any = warnings.warn) -> None:
+    def __del__(
+        self, _warn: Any = warnings.warn, _is_ending: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
         """Warn of a pool that was neither closed nor terminated, and end its workers."""
+        if _is_ending():
+            # Threads do not run any more, and may hold locks. This comes only if the
+            # pool's end at exit was interrupted; the workers end with this process.
+            return
         if self._state == TERMINATE or not self._driver.is_mine():
             return
         if self._state == RUN:
