@@ -93,7 +93,7 @@ class DaskEngine(ClusterEngine):
 
     name = "dask"
     abilities = Abilities(blame=True, machines=True)
-    message_seconds = 0.005
+    message_seconds = 0.008
 
     def __init__(
         self,

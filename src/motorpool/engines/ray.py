@@ -104,7 +104,7 @@ class RayEngine(ClusterEngine):
 
     name = "ray"
     abilities = Abilities(kill=True, timeout=True, maxtasksperchild=True, blame=True, machines=True)
-    message_seconds = 0.002
+    message_seconds = 0.003
 
     # The engines that use the Ray which one of them has started.
     _users: ClassVar[set[int]] = set()
