@@ -103,7 +103,8 @@ class SimulatedWorker:
             self._give_back_unbegun()
         if running.index >= running.stop:
             return 0
-        upto = running.claim(1 if self.chunk.is_exact else most or self._pace().bulk_size())
+        is_exact = self.chunk.is_exact or self.chunk.is_apart
+        upto = running.claim(1 if is_exact else most or self._pace().bulk_size())
         if upto > running.index:
             self.since = now
             self._page = (self.chunk.number, running.index, upto, self._page[3])
@@ -194,7 +195,7 @@ class SimulatedWorker:
 
     def _hand_back_inbox(self):
         for chunk, _budget in self.inbox:
-            number, _job, start, stop, _ = chunk
+            number, _job, start, stop, *_ = chunk
             self.outbox.append(ChunkDone(self.number, number, start, start, stop, 0.0, [], None))
         self.inbox.clear()
 
@@ -205,7 +206,8 @@ class _Account:
     def __init__(self, event, workers):
         self.size = event.size
         self.is_open = event.is_open
-        self.chunksize = event.chunksize
+        self.chunksize = event.chunksize if event.chunksize != 1 else None
+        self.is_apart = event.chunksize == 1
         self.control = event.control
         self.is_windowed = event.window is not None
         self.limit = float("inf")
@@ -537,14 +539,14 @@ class Ledger:
                 assert room == account.room(), f"room for {room} items, not {account.room()}"
 
     def _check_send(self, command):
-        worker, (number, job, start, stop, is_exact) = command.worker, command.chunk
+        worker, (number, job, start, stop, *how) = command.worker, command.chunk
         assert worker in self.holding, f"sent to {worker}, which is gone"
         assert worker not in self.stopped, f"sent to {worker}, which is leaving"
         assert number > self._last_number, "a number used twice"
         if self.memory_is_short:
             assert not any(self.holding.values()), "two at a time while memory is short"
         account = self.jobs[job]
-        assert is_exact == (account.control is not None)
+        assert how == [account.control is not None, account.is_apart]
         assert start < stop, "an empty chunk"
         assert stop <= account.room(), f"item {stop - 1} is beyond the limit {account.room()}"
         assert not any(account.begun[start:stop]), f"begun item of {start} to {stop} sent again"

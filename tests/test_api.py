@@ -440,6 +440,36 @@ def test_callbacks_see_every_call_once_under_load(pool):
     assert called.empty()
 
 
+# What travels together
+
+
+def one_by_one(pool, how, function, items):
+    """Return results of single tasks, asked for so fast that they travel together."""
+    if how == "map":
+        return pool.map(function, items, chunksize=1)
+    results = [pool.apply_async(function, (item,)) for item in items]
+    return [result.get(timeout=DEADLINE) for result in results]
+
+
+@pytest.mark.parametrize("how", ["map", "calls"])
+def test_single_tasks_share_no_argument(make_process_pool, how):
+    """What one task does to its argument, no other sees, though both were given the same one."""
+    pool = make_process_pool(1)
+    for _ in range(2):  # The second time it is known how short they are.
+        assert one_by_one(pool, how, workloads.lengthen, [[]] * 300) == [1] * 300
+
+
+@pytest.mark.parametrize("how", ["map", "calls"])
+def test_result_of_a_single_task_is_what_it_was_at_its_end(make_process_pool, how):
+    """A task may change an object that another has returned."""
+    pool = make_process_pool(1)
+    one_by_one(pool, how, workloads.lengthen, [[]] * 100)
+    seen = one_by_one(pool, how, workloads.see, range(100))
+    again = one_by_one(pool, how, workloads.see, range(100, 200))
+
+    assert seen + again == [list(range(n + 1)) for n in range(200)]
+
+
 # Initializers
 
 

@@ -6,10 +6,12 @@ from hypothesis import strategies as st
 
 from motorpool.scheduler.chunking import (
     CONSUMER_SECONDS,
+    MESSAGE_SECONDS,
     MOST_ITEMS,
     MOST_WINDOW,
     TARGET_SECONDS,
     WINDOW_SECONDS,
+    WORTH_MESSAGES,
     Cost,
     chunk_size,
     grown_window,
@@ -18,6 +20,7 @@ from motorpool.scheduler.chunking import (
 COUNTS = st.integers(1, 10**7)
 WORKERS = st.integers(1, 5000)
 SECONDS = st.floats(1e-9, 1e4)
+LEAST = WORTH_MESSAGES * MESSAGE_SECONDS
 
 
 @pytest.mark.quick
@@ -28,8 +31,11 @@ SECONDS = st.floats(1e-9, 1e4)
         pytest.param(1, 8, 1e-6, 1, id="the last item"),
         pytest.param(1000, 2, 1.0, 1, id="items longer than the target"),
         pytest.param(10**6, 2, TARGET_SECONDS / 100, 100, id="as many as make the target"),
-        pytest.param(40, 2, 1e-6, 10, id="half an even share"),
-        pytest.param(41, 2, 1e-6, 11, id="half an even share, rounded up"),
+        pytest.param(40, 2, LEAST / 10, 10, id="half an even share"),
+        pytest.param(41, 2, LEAST / 10, 11, id="half an even share, rounded up"),
+        pytest.param(41, 2, LEAST / 20, 20, id="what is worth sending"),
+        pytest.param(41, 2, LEAST / 200, 41, id="all that is left is not worth being split"),
+        pytest.param(4, 2, LEAST / 200, 1, id="few items, each of which may be waiting for others"),
         pytest.param(3, 100, 1e-6, 1, id="more workers than items"),
         pytest.param(10**9, 2, 1e-9, MOST_ITEMS, id="the most"),
     ],
@@ -41,11 +47,11 @@ def test_chunk_size_follows_cost_and_share(remaining, workers, seconds, expected
 
 @given(COUNTS, WORKERS, SECONDS)
 def test_chunk_size_keeps_its_bounds(remaining, workers, seconds):
-    """A chunk holds at least one item, and no more than half an even share, rounded up."""
+    """A chunk holds at least one item, and at most half an even share or little work."""
     size = chunk_size(remaining, workers, seconds)
 
     assert 1 <= size <= min(remaining, MOST_ITEMS)
-    assert size <= -(-remaining // (2 * workers))
+    assert size <= -(-remaining // (2 * workers)) or size * seconds <= LEAST * (1 + 1e-9)
     assert size == 1 or size * seconds <= TARGET_SECONDS * (1 + 1e-9)
 
 

@@ -50,7 +50,13 @@ from motorpool.messages import (
     WorkerStarted,
 )
 from motorpool.scheduler import Cost, Scheduler
-from motorpool.scheduler.chunking import AHEAD_CHUNKS, BUDGET_SECONDS, FIRST_WINDOW, RECALL_SECONDS
+from motorpool.scheduler.chunking import (
+    AHEAD_CHUNKS,
+    BUDGET_SECONDS,
+    FIRST_WINDOW,
+    RECALL_SECONDS,
+    TARGET_SECONDS,
+)
 from motorpool.scheduler.machine import (
     FIRST_BACKOFF_SECONDS,
     MOST_FAILED_STARTS,
@@ -104,7 +110,7 @@ class Bench:
 
     def done(self, sent, stop=None, seconds=LONG, after=0.0):
         """Have a worker answer a chunk, having run it up to `stop`; return what follows."""
-        number, _job, start, end, _ = sent.chunk
+        number, _job, start, end, *_ = sent.chunk
         stop = end if stop is None else stop
         values = list(range(start, stop))
         return self(ChunkDone(sent.worker, number, start, stop, end, seconds, values, None), after)
@@ -163,6 +169,30 @@ def test_chunksize_of_the_user_is_kept(size, chunksize, expected):
 
     assert ranges(commands) == expected
     assert {command.budget for command in commands} == {-BUDGET_SECONDS}
+
+
+@pytest.mark.parametrize(
+    ("chunksize", "expected"),
+    [
+        pytest.param(1, 100, id="single items"),
+        pytest.param(7, 98, id="whole chunks"),
+        pytest.param(300, 300, id="longer than a chunk needs to be"),
+    ],
+)
+def test_short_chunks_of_the_user_travel_together(chunksize, expected):
+    """A chunk size bounds what is run as one, not what a message holds."""
+    sent, *_ = sends(Bench().submit(10**5, chunksize, seconds=TARGET_SECONDS / 100.5))
+
+    assert sent.chunk.stop - sent.chunk.start == expected
+    assert sent.chunk.is_apart == (chunksize == 1)
+    assert sent.budget == (BUDGET_SECONDS if chunksize == 1 else -BUDGET_SECONDS)
+
+
+def test_chunks_of_the_user_are_counted_as_tasks():
+    """Where a worker is replaced after so many chunks, they are sent one by one."""
+    commands = Bench(1, tasks_per_worker=3).submit(100, 7, seconds=SHORT)
+
+    assert ranges(commands) == [(0, 7)]
 
 
 def test_job_waits_behind_an_earlier_one():
@@ -411,9 +441,9 @@ def test_job_of_which_all_is_cancelled_ends_with_its_worker():
 def test_cancelled_chunk_behind_another_is_recalled():
     """What was sent ahead of a cancelled job comes back before it is run."""
     bench = Bench(1)
-    (sent,) = bench.submit(3, seconds=SHORT)
-    held = [sent, *bench.submit(3, job=1, seconds=SHORT)]
-    held += sends(bench.done(held.pop(0), seconds=SHORT))
+    (sent,) = bench.submit(3, seconds=10 * SHORT)
+    held = [sent, *bench.submit(3, job=1, seconds=10 * SHORT)]
+    held += sends(bench.done(held.pop(0), seconds=20 * SHORT))
     first = next(sent for sent in held if sent.chunk.job == 0)
     assert any(sent.chunk.job == 1 for sent in held)
     assert bench(JobCancelled(1, kill=True)) == [LookAtWorker(1)]
@@ -645,7 +675,7 @@ def test_attempt_of_a_cancelled_job_never_comes():
 
 def fail(bench, sent, errors):
     """Have a worker answer a chunk with errors by offset; return what follows."""
-    number, _job, start, stop, _ = sent.chunk
+    number, _job, start, stop, *_ = sent.chunk
     values = list(range(start, stop))
     return bench(ChunkDone(sent.worker, number, start, stop, stop, LONG, values, errors))
 
@@ -1031,7 +1061,7 @@ def test_recalled_items_do_not_stay_with_the_same_worker():
     commands = []
     for sent in held[1:]:
         commands += sends(bench.done(sent, stop=sent.chunk.start, seconds=0.0))
-    number, _job, start, stop, _ = held[0].chunk
+    number, _job, start, stop, *_ = held[0].chunk
     commands += sends(bench(ItemsHandedBack(held[0].worker, number, start + 1, stop)))
     while others := [sent for sent in commands if sent.worker != held[0].worker]:
         commands.remove(others[0])
@@ -1732,6 +1762,20 @@ def test_stream_is_read_no_further_than_its_consumer_needs(take_seconds):
 
     assert job in simulation.finished_at
     assert furthest <= (100 if take_seconds else 2000)
+
+
+@pytest.mark.parametrize("chunksize", [1, 7])
+@pytest.mark.parametrize("chunks", ["first", "last"])
+def test_chunks_that_turn_out_long_are_shared_out(chunksize, chunks):
+    """Chunks that travel together go to whoever is idle, when they take longer than expected."""
+    long = range(20 * chunksize) if chunks == "first" else range(980, 1000)
+    cost = Cost()
+    cost.seconds = SHORT
+    simulation = Simulation(2, lambda _job, item: 0.1 if item in long else SHORT)
+    simulation.submit(1000, chunksize, cost)
+    simulation.run()
+
+    assert simulation.now <= 0.1 * (len(long) / 2 + chunksize) + 0.1
 
 
 def test_thousands_of_workers_finish():

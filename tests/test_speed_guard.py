@@ -93,6 +93,14 @@ def lone(leak_guard):
         yield pool
 
 
+@pytest.fixture
+def counting(leak_guard):
+    """Give a pool of one worker, warm, in which each chunk travels by itself: it counts them."""
+    with build_pool("fork", 1, maxtasksperchild=10**9) as pool:
+        pool.map(abs, range(100), chunksize=5)
+        yield pool
+
+
 def calls_of_worker(pool, action):
     """Return the least number of functions that the pool's one worker calls in `action()`."""
 
@@ -115,14 +123,41 @@ def test_apply_calls_few_functions(lone):
     assert many / CALLS <= 32
 
 
+@pytest.fixture
+def thread(leak_guard):
+    """Give a pool of one thread, warm."""
+    with build_pool("threads", 1) as pool:
+        for _ in range(20):
+            pool.apply(abs, (-1,))
+        yield pool
+
+
+@pytest.mark.quick
+def test_call_of_a_thread_calls_few_functions(thread):
+    """A blocking call of a thread stays as short as it is: 47 functions in the caller."""
+    assert calls_of(lambda: thread.apply(abs, (-1,))) <= 55
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["fork", "threads"])
+def test_call_of_many_calls_few_functions(leak_guard, kind):
+    """A call that finds the pool busy joins others, which costs the caller 17 functions."""
+    with build_pool(kind, 1) as pool:
+        first = [pool.apply_async(abs, (-1,)) for _ in range(2)]
+        many = calls_of(lambda: first.extend(pool.apply_async(abs, (-1,)) for _ in range(CALLS)))
+
+        assert [result.get() for result in first] == [1] * len(first)
+    assert many / CALLS <= 40
+
+
 @pytest.mark.quick
 @pytest.mark.parametrize("length", [10, 100])
-def test_chunk_costs_the_parent_few_calls(lone, length):
+def test_chunk_costs_the_parent_few_calls(counting, length):
     """A chunk costs the parent 116 calls, however many items it has."""
 
     def calls(chunks):
         items = range(chunks * length)
-        return calls_of(lambda: lone.map(abs, items, chunksize=length))
+        return calls_of(lambda: counting.map(abs, items, chunksize=length))
 
     calls(10)
 
@@ -130,15 +165,27 @@ def test_chunk_costs_the_parent_few_calls(lone, length):
 
 
 @pytest.mark.quick
-def test_chunk_costs_the_worker_few_calls(lone):
-    """A chunk costs the worker 60 calls if its items are short, else 20 an item."""
-    lone.map(abs, range(10_000), chunksize=1000)
+def test_chunk_costs_the_worker_few_calls(counting):
+    """A chunk costs the worker 64 calls, a few more for each bulk run, else 18 an item."""
+    counting.map(abs, range(10_000), chunksize=1000)
 
-    short = calls_of_worker(lone, lambda: lone.map(abs, range(100_000), chunksize=1000))
-    unknown = calls_of_worker(lone, lambda: lone.map(workloads.same, range(900), chunksize=10))
+    short = calls_of_worker(counting, lambda: counting.map(abs, range(100_000), chunksize=1000))
+    unknown = calls_of_worker(
+        counting, lambda: counting.map(workloads.same, range(300), chunksize=10)
+    )
 
-    assert short / 100 <= 72
-    assert unknown / 900 <= 23
+    assert short / 100 <= 90
+    assert unknown / 300 <= 20
+
+
+@pytest.mark.quick
+def test_single_items_cost_the_parent_next_to_nothing(lone):
+    """Items of `chunksize=1` travel together, so that one costs the parent less than a call."""
+    lone.map(abs, range(2000), chunksize=1)
+
+    calls = calls_of(lambda: lone.map(abs, range(20_000), chunksize=1))
+
+    assert calls <= 20_000
 
 
 def modules_of(program):

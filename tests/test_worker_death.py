@@ -415,6 +415,17 @@ def test_crash_among_short_items_costs_one_bulk_run(make_process_pool, trace, ho
     assert len(lost) <= BULK_ITEMS
 
 
+@pytest.mark.parametrize("how", ["segfault", "abort"])
+def test_crash_costs_one_item_if_chunks_are_single_items(make_process_pool, trace, how):
+    """Who asks for chunks of one item loses one item, though they travel together."""
+    pool = make_process_pool()
+    found = outcomes(pool.imap(deadly(trace, how, LATE), range(MANY), 1))
+    error = found.pop(LATE)
+
+    assert type(error) is motorpool.WorkerLostError
+    assert found == [n * n for n in range(MANY) if n != LATE]
+
+
 def test_short_items_are_not_run_twice_after_a_harmless_signal(make_process_pool, tmp_path):
     """A task that sends a signal and lives has not ended the bulk run that it is in."""
     pool = make_process_pool(1)

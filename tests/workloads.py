@@ -231,6 +231,21 @@ def keep_positional(name, value):
     _shared[name] = value
 
 
+SEEN = []
+
+
+def see(item):
+    """Return all items that this worker has seen; a list that the next call changes."""
+    SEEN.append(item)
+    return SEEN
+
+
+def lengthen(items):
+    """Add to what was given, and return its length."""
+    items.append(None)
+    return len(items)
+
+
 def kept_value(name):
     """Return what the initializer kept."""
     return _shared[name]

@@ -10,11 +10,11 @@ import os
 import pickle
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from motorpool.messages import ARENA_FILE, ARENA_MOST_REGIONS, ARENA_REGION
-from motorpool.serialization import dumps, loads
+from motorpool.serialization import PLAIN, Pickled, dumps, loads
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,6 +52,35 @@ def _take_large(found: list[memoryview], buffer: pickle.PickleBuffer) -> bool:
 def taker(found: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
     """Return a pickler's `buffer_callback` that takes large buffers out, into `found`."""
     return partial(_take_large, found)
+
+
+def keep_apart(items: Sequence[Any]) -> Sequence[Any] | None:
+    """Return items in a form in which they share nothing though they are pickled in one list.
+
+    None if they cannot, because one has large buffers.
+    """
+    if PLAIN.issuperset(map(type, items)):
+        return items
+    found: list[memoryview] = []
+    take = taker(found)
+    apart: list[Any] = []
+    for item in items:
+        apart.append(item if _is_plain_call(item) else Pickled(dumps(item, found, take)))
+        if found:
+            return None
+    return apart
+
+
+def _is_plain_call(item: Any) -> bool:
+    """Tell whether an item is a call of nothing but numbers and the like."""
+    return (
+        type(item) is tuple
+        and len(item) == 2  # noqa: PLR2004 - positional and keyword arguments
+        and type(item[0]) is tuple
+        and not item[1]
+        and type(item[1]) is dict
+        and PLAIN.issuperset(map(type, item[0]))
+    )
 
 
 def _entries(payload: bytes) -> Iterator[tuple[int, ...]]:

@@ -147,7 +147,9 @@ class Calls:
             job = books.add(batch, function, batch.buffer)
             books.add_input(job, batch)
             cost = books.cost_of(func)
-            books.handle(JobSubmitted(job, 0, None, cost, is_open=True, is_prompt=True))
+            # They stay separate calls, as far as the engine can keep them so.
+            chunksize = 1 if books.engine.keeps_apart else None
+            books.handle(JobSubmitted(job, 0, chunksize, cost, is_open=True, is_prompt=True))
         batch.append(result, call)
         if books.scheduler.has_idle:
             books.sync_input(batch.job)

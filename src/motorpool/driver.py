@@ -81,7 +81,11 @@ class Driver:
         self._turns = Turns(self, engine)
         self.let_go = self._turns.let_go
         scheduler = Scheduler(
-            size, tasks_per_worker, engine.message_seconds, eager=engine.starts_at_once
+            size,
+            tasks_per_worker,
+            engine.message_seconds,
+            eager=engine.starts_at_once,
+            keeps_apart=engine.keeps_apart,
         )
         self._books = Books(engine, scheduler, self._callbacks, self._turns.wake_sleepers)
         self._calls = Calls(self._books, self._turns.wake_sleepers)

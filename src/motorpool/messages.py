@@ -19,6 +19,7 @@ FORGET = 6  # the function will not be used again
 STOP = 7
 CALL = 8  # as RUN, for one item of a worker that has nothing else to do
 RUN_EXACTLY = 9  # as RUN, and never in bulk: each item is noted before it is called
+RUN_APART = 10  # as RUN_EXACTLY, and no two items or results share an object
 
 # From a worker to the parent.
 READY = 16
@@ -95,6 +96,7 @@ class Chunk(NamedTuple):
     start: int
     stop: int
     is_exact: bool = False  # never run in bulk: each item is noted before it is called
+    is_apart: bool = False  # as if each item had been sent by itself
 
 
 class Control(NamedTuple):

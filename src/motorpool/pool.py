@@ -287,8 +287,9 @@ class Pool(Lifecycle):
         iterable
             Read to its end before this returns; for a long one, use `imap`.
         chunksize
-            Items sent to a worker together. By default it follows the measured
-            cost of an item; a number fixes it.
+            Items that a worker runs together. By default it follows the measured
+            cost of an item. A number fixes it; short chunks still travel together.
+            With 1, even a crash in C code costs one item and no more.
         callback, error_callback
             Called in a thread of the pool's, with the list of results or with
             the first exception.

@@ -61,15 +61,31 @@ def dumps(
 
 
 # What no reducer has a say in.
-_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
+PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
 def dumps_call(items: Any) -> bytes | None:
     """Return `[(args, kwds)]` pickled if all are numbers and the like: quicker than `dumps`."""
     args, kwds = items[0]
-    if kwds or len(args) > 4 or not _PLAIN.issuperset(map(type, args)):  # noqa: PLR2004
+    if kwds or len(args) > 4 or not PLAIN.issuperset(map(type, args)):  # noqa: PLR2004
         return None
     return pickle.dumps(items, PROTOCOL)
+
+
+class Pickled:
+    """Stands in a list that is pickled for an object that was pickled by itself.
+
+    So it comes out as it was then, and shares nothing with the rest of the list.
+    """
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Come out as the object."""
+        return loads, (self._data,)
 
 
 def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
@@ -235,7 +251,7 @@ def dump_result(
     dumps: Dumps = dumps,
 ) -> tuple[bool, bytes]:
     """Return what `dump_results` returns of one item; quicker if it is a number or the like."""
-    if error is None and type(value) in _PLAIN:
+    if error is None and type(value) in PLAIN:
         return False, pickle.dumps([value], PROTOCOL)
     errors = {} if error is None else {0: error}
     return dump_results([value], errors, func, os.getpid(), [item], dumps)
@@ -381,8 +397,10 @@ def is_main_function(func: object) -> bool:
 
 
 __all__ = [
+    "PLAIN",
     "PROTOCOL",
     "LoadedBroken",
+    "Pickled",
     "describe_failure",
     "dump_parts",
     "dump_result",

@@ -84,6 +84,8 @@ class Engine(Protocol):
     # Whether what is started will be there in a moment, and may be sent chunks
     # already; a worker of a cluster may have to wait for a place.
     starts_at_once: bool
+    # Whether a chunk that asks for it is run as if each item had been sent by itself.
+    keeps_apart: bool
 
     @property
     def capacity(self) -> int:

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from motorpool.engines.stacks import Target
 
 from motorpool.bell import Bell
-from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, size_of, taker
+from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, keep_apart, size_of, taker
 from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
 from motorpool.engines.base import NO_LIMITS, Abilities, Function, Limits, StartFailed, WorkerNow
-from motorpool.errors import InternalError
+from motorpool.errors import InternalError, NotPicklableError
 from motorpool.failures import load_noted, load_results, rebuild, refuse_results
 from motorpool.interrupts import pass_on_interrupt
 from motorpool.memory import OOM_KILLS
@@ -55,6 +55,7 @@ from motorpool.messages import (
     READY,
     RESULTS,
     RUN,
+    RUN_APART,
     RUN_EXACTLY,
     SETUP,
     START_FAILED,
@@ -138,6 +139,7 @@ class ProcessEngine:
     )
     message_seconds = MESSAGE_SECONDS
     starts_at_once = True
+    keeps_apart = True
 
     def __init__(
         self,
@@ -366,18 +368,22 @@ class ProcessEngine:
         if target is None:
             return None  # Its WorkerLost is on the way to the scheduler.
         try:
-            payload = self._exchange.sender.dumps(items, worker)
+            listed = keep_apart(items) if chunk.is_apart and len(items) > 1 else items
+            payload = self._exchange.sender.dumps(listed, worker) if listed is not None else None
         except Exception as error:
             # If there are several, they will be sent one by one.
             refused = _not_picklable(f"item {chunk.start}", items[0], error)
             raise refused from error
+        if payload is None:
+            what = "several items"
+            raise NotPicklableError(what, "", "", "their data travels one by one")
         if chunk.job != target.job:
             target.job = chunk.job
             if function.number not in target.functions or function.roots or _names_main(payload):
                 self._update_for(target, function, payload)
         if self._watch is not None:
             self._watch.begin()
-        kind = RUN_EXACTLY if chunk.is_exact else RUN
+        kind = RUN_APART if chunk.is_apart else RUN_EXACTLY if chunk.is_exact else RUN
         pieces = pack(kind, chunk.number, chunk.start, chunk.stop, function.number, budget, payload)
         for piece in pieces:
             self._write(target, piece)

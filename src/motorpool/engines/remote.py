@@ -121,6 +121,7 @@ class RemoteEngine(ABC):
     # What it costs to send a chunk and take its results. Chunks are longer
     # where it is much, see `scheduler.chunking.timing`.
     message_seconds: float = 0.001
+    keeps_apart = False
     starts_at_once: bool = True
 
     def __init__(
@@ -416,7 +417,7 @@ class RemoteEngine(ABC):
         if isinstance(news, BaseException):
             return self._on_failure(task, news)
         kind, _pid, stop, seconds, payload = news
-        number, _, start, end, _ = task.chunk
+        number, _, start, end, *_ = task.chunk
         worker = task.slot.number
         if kind in (NEED, UNKNOWN):
             return self._send_again(task, kind, loads(payload))
@@ -488,8 +489,8 @@ class RemoteEngine(ABC):
 
 
 def _not_run(task: Task) -> ChunkDone:
-    _, _, start, stop, _ = task.chunk
-    return ChunkDone(task.slot.number, task.chunk.number, start, start, stop, 0.0, [], None)
+    number, _, start, stop, *_ = task.chunk
+    return ChunkDone(task.slot.number, number, start, start, stop, 0.0, [], None)
 
 
 def _killed() -> BaseException:

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import perf_counter
 from types import FrameType
 
@@ -43,10 +43,14 @@ from motorpool.worker.run import (
     Pace,
     SharedRunning,
     caller,
+    run_call,
     run_chunk,
 )
 
 _NAMES = count(1)
+
+# Of a chunk, or of a call: chunk number, function, the one item.
+_Entry = tuple[Chunk, Function, Any, float] | tuple[int, Function, list[Any]] | None
 
 
 class _Journal(NoJournal):
@@ -64,15 +68,18 @@ class _Journal(NoJournal):
         self.full = True
 
 
+_NOTHING = NoJournal()
+
+
 class _Worker:
     """One thread, and its box of chunks."""
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.inbox: SimpleQueue[tuple[Chunk, Function, Any, float] | None] = SimpleQueue()
+        self.inbox: SimpleQueue[_Entry] = SimpleQueue()
         self.running: SharedRunning | None = None
         self.chunk: tuple[Chunk, Function, Any]
-        self.journal: NoJournal = NoJournal()
+        self.journal: NoJournal = _NOTHING
         self.is_written_off = False
         self.lock = threading.RLock()
         self.paces: dict[int, Pace] = {}
@@ -133,6 +140,7 @@ class ThreadEngine:
     abilities = Abilities(timeout=True, maxtasksperchild=True, shared_state=True, unpicklable=True)
     message_seconds = MESSAGE_SECONDS
     starts_at_once = True
+    keeps_apart = True  # Nothing is pickled.
 
     def __init__(
         self, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
@@ -142,8 +150,12 @@ class ThreadEngine:
         self._workers: dict[int, _Worker] = {}
         self._count = 0
         self._functions = 0
-        self._outbox: SimpleQueue[Event | StartFailed] = SimpleQueue()
+        # What has happened; None if somebody is merely to wake up.
+        self._outbox: SimpleQueue[Event | StartFailed | None] = SimpleQueue()
+        # Rung for who does not wait at the outbox, but for `fileno`.
         self._bell = Bell()
+        self._is_awaited = False
+        self._is_rung = False
         self._epoll = select.epoll()
         self._epoll.register(self._bell.fd, select.EPOLLIN)
         self._leaving: list[_Worker] = []
@@ -161,7 +173,7 @@ class ThreadEngine:
     def prepare(self, func: Callable[..., Any], style: int) -> Function:
         """Return `func` ready to be called."""
         self._functions += 1
-        return Function(self._functions, func, style, b"", (), is_shared=False)
+        return Function(self._functions, func, style, b"", (), is_shared=True)
 
     def forget(self, function: Function) -> None:
         """Take note that no job will call `function` again."""
@@ -191,12 +203,18 @@ class ThreadEngine:
 
     def send_call(self, worker: int, number: int, function: Function, items: list[Any]) -> None:
         """Hand a call to a worker."""
-        self._workers[worker].inbox.put((Chunk(number, -1, 0, 1), function, items, math.inf))
+        self._workers[worker].inbox.put((number, function, items))
 
     def collect_call(self, signs: list[Any], worker: int, number: int) -> list[Any] | None:
-        """Leave it to `collect`."""
-        del signs, worker, number
-        return None
+        """Return the list of the one value of a call if that is all the signs stand for."""
+        del worker
+        if len(signs) != 1 or not self._outbox.empty():
+            return None
+        event = signs[0]
+        if type(event) is not ChunkDone or event.number != number or event.errors:
+            return None
+        values: list[Any] = event.values
+        return values
 
     def stop_worker(self, worker: int) -> None:
         """Tell a worker to leave when it has done what it was sent."""
@@ -235,7 +253,8 @@ class ThreadEngine:
             if entry is None:
                 kept.append(entry)
                 continue
-            chunk = entry[0]
+            head = entry[0]
+            chunk = Chunk(head, -1, 0, 1) if isinstance(head, int) else head
             self._post(
                 ChunkDone(worker, chunk.number, chunk.start, chunk.start, chunk.stop, 0.0, [], None)
             )
@@ -272,7 +291,15 @@ class ThreadEngine:
 
     def wait(self, timeout: float | None) -> list[Any]:
         """Wait for signs of life, and return them for `collect`."""
-        return self._epoll.poll(timeout)
+        # From here on the bell is silent. Whatever is put into the outbox until
+        # the end of this is found there: by this, or by `collect`.
+        self._is_awaited = True
+        try:
+            return [self._outbox.get(timeout=timeout)]
+        except Empty:
+            return []
+        finally:
+            self._is_awaited = False
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `wait` would return at once."""
@@ -280,16 +307,17 @@ class ThreadEngine:
 
     def wake(self) -> None:
         """Make the `wait` of another thread return."""
-        self._bell.ring()
+        self._post(None)
 
     def collect(self, signs: list[Any]) -> list[Event | StartFailed]:
         """Return what the workers have posted."""
-        del signs
-        self._bell.silence()
-        events = []
+        # It may have been rung for what was taken before, and then there are no signs.
+        if self._is_rung or not signs:
+            self._is_rung = False
+            self._bell.silence()
         while not self._outbox.empty():
-            events.append(self._outbox.get())
-        return events
+            signs.append(self._outbox.get())
+        return [event for event in signs if event is not None]
 
     def close(self, patience: float) -> None:
         """Tell all threads to leave, and wait for them; for one in a task, not long."""
@@ -305,9 +333,11 @@ class ThreadEngine:
         self._epoll.close()
         self._bell.close()
 
-    def _post(self, event: Event | StartFailed) -> None:
+    def _post(self, event: Event | StartFailed | None) -> None:
         self._outbox.put(event)
-        self.wake()
+        if not (self._is_awaited or self._is_rung):
+            self._is_rung = True
+            self._bell.ring()
 
     # The worker's side.
 
@@ -320,26 +350,55 @@ class ThreadEngine:
             return
         self._report(worker, WorkerReady(worker.number))
         while (entry := worker.inbox.get()) is not None and not worker.is_written_off:
-            self._run(worker, *entry)
+            if len(entry) == 3:  # noqa: PLR2004 - the form of a call
+                self._call(worker, *entry)
+            else:
+                self._run(worker, *entry)
             del entry
+
+    def _call(self, worker: _Worker, number: int, function: Function, items: list[Any]) -> None:
+        """Run a chunk of one call: as `_run`, with as little else as can be."""
+        began = perf_counter()
+        running = SharedRunning(0, 1, number)
+        running.upto = 1
+        with worker.lock:
+            worker.running = running
+            worker.chunk = Chunk(number, -1, 0, 1), function, items
+            worker.journal = _NOTHING
+        args, kwds = items[0]
+        value, raised = run_call(function.func, args, kwds)
+        seconds = perf_counter() - began
+        with worker.lock:
+            worker.running = None
+            errors: dict[int, BaseException] | None = None
+            if raised is not None:
+                running.errors[0] = raised
+                running.values.append(None)
+                errors = worker.take_results(running)[2]
+            del worker.chunk  # and with it the arguments
+            done = ChunkDone(worker.number, number, 0, 1, 1, seconds, [value], errors)
+            self._report(worker, done)
 
     def _run(
         self, worker: _Worker, chunk: Chunk, function: Function, items: Any, budget: float
     ) -> None:
         began = perf_counter()
-        pace = worker.paces.setdefault(function.number, Pace())
+        if chunk.is_exact:
+            pace: Pace = EXACT
+        else:
+            pace = worker.paces.setdefault(function.number, Pace())
         running = SharedRunning(chunk.start, chunk.stop, chunk.number)
         with worker.lock:
             worker.running = running
             worker.chunk = chunk, function, items
-            worker.journal = _Journal() if chunk.is_exact else NoJournal()
+            worker.journal = _Journal() if chunk.is_exact else _NOTHING
         call = caller(function.func, function.style)
         run_chunk(
             call,
             iter(items),
             running,
             budget if budget >= 0 else math.inf,
-            EXACT if chunk.is_exact else pace,
+            pace,
             worker.journal,
         )
         seconds = perf_counter() - began

@@ -13,6 +13,8 @@ TARGET_MESSAGES = 20
 DRIVER_SLACK = 2
 # What a message to a worker process costs, there and back.
 MESSAGE_SECONDS = 0.0001
+# A chunk with less work than so many messages cost is not worth being split.
+WORTH_MESSAGES = 2
 # A worker gives back the rest of a chunk that has run this long.
 BUDGET_SECONDS = 0.010
 # Work sent to a worker beyond the chunk it runs, so that it need not wait.
@@ -41,6 +43,7 @@ CONSUMER_SECONDS = 0.01
 class Timing(NamedTuple):
     """How long chunks are, in seconds."""
 
+    least: float = WORTH_MESSAGES * MESSAGE_SECONDS
     target: float = TARGET_SECONDS
     budget: float = BUDGET_SECONDS
     ahead: float = AHEAD_SECONDS
@@ -57,6 +60,7 @@ def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
     least = max(1.0, TARGET_MESSAGES * message_seconds / TARGET_SECONDS)
     longer = max(least, DRIVER_SLACK * workers * message_seconds / TARGET_SECONDS)
     return Timing(
+        least=WORTH_MESSAGES * message_seconds,
         target=TARGET_SECONDS * longer,
         budget=BUDGET_SECONDS * longer,
         # These bridge the time that a message takes, however many workers there are.
@@ -88,15 +92,24 @@ class Cost:
         self.transfer = size / items / BYTES_PER_SECOND
 
 
-def chunk_size(remaining: int, workers: int, seconds: float, target: float = TARGET_SECONDS) -> int:
+def chunk_size(
+    remaining: int,
+    workers: int,
+    seconds: float,
+    target: float = TARGET_SECONDS,
+    least: float = WORTH_MESSAGES * MESSAGE_SECONDS,
+) -> int:
     """Return how many of `remaining` items to send next, at least 1.
 
     Never more than half an even share of what is left, so that the workers
-    finish together.
+    finish together; but no less than `least` seconds of work, unless there are
+    but two items for each worker.
     """
     if not seconds:
         return 1
     share = -(-remaining // (2 * workers))
+    if share > 1:
+        share = min(max(share, int(least / seconds)), remaining)
     return max(1, min(share, int(target / seconds), MOST_ITEMS))
 
 

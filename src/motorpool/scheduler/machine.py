@@ -93,6 +93,9 @@ class Scheduler:
     eager
         Whether a worker is sent chunks from when it is started. If not, from
         when it is ready, which it may never be.
+    keeps_apart
+        Whether workers keep the items of a chunk apart, on request, as if each
+        had been sent by itself.
     """
 
     def __init__(
@@ -102,10 +105,12 @@ class Scheduler:
         message_seconds: float = MESSAGE_SECONDS,
         *,
         eager: bool = True,
+        keeps_apart: bool = True,
     ) -> None:
         self.size = size
         self._message_seconds = message_seconds
         self._eager = eager
+        self._keeps_apart = keeps_apart
         self._timing = timing(size, message_seconds)
         self.jobs: dict[int, Job] = {}
         self.workers: dict[int, Worker] = {}
@@ -222,7 +227,11 @@ class Scheduler:
     def succeed(self) -> "Scheduler":
         """Return a scheduler without jobs, for workers that have all been killed."""
         heir = Scheduler(
-            self.size, self._tasks_per_worker, self._message_seconds, eager=self._eager
+            self.size,
+            self._tasks_per_worker,
+            self._message_seconds,
+            eager=self._eager,
+            keeps_apart=self._keeps_apart,
         )
         heir._number = self._number
         heir._is_closed = self._is_closed
@@ -238,7 +247,7 @@ class Scheduler:
     # Jobs.
 
     def _on_submitted(self, event: JobSubmitted) -> None:
-        job = self.jobs[event.job] = Job(event, self.size)
+        job = self.jobs[event.job] = Job(event, self.size, keeps_apart=self._keeps_apart)
         self._enqueue(job)
         self._finish_if_done(job)
 
@@ -345,12 +354,8 @@ class Scheduler:
         return bool(seconds) and held * seconds < max(self._timing.ahead, 2 * transfer)
 
     def _send(self, worker: Worker, job: Job) -> None:
-        most = job.chunksize or 1
-        cost = job.cost
-        if not job.chunksize and job.left > 1 and cost.seconds:
-            seconds = cost.seconds + cost.transfer
-            most = chunk_size(job.pending(), self.size, seconds, self._timing.target)
-        cost.transfer *= 0.5  # unless `weigh` says it anew
+        most = self._length(job)
+        job.cost.transfer *= 0.5  # unless `weigh` says it anew
         if not job.chunksize:
             most = int(min(most, worker.tasks_left))
         start, stop = job.take(most)
@@ -366,10 +371,22 @@ class Scheduler:
             self._look_at = self._now + self._timing.recall
         budget = -self._timing.budget if job.chunksize else self._timing.budget
         is_exact = job.control is not None
-        chunk = Chunk(number, job.id, start, stop, is_exact)
+        chunk = Chunk(number, job.id, start, stop, is_exact, job.is_apart)
         self._commands.append(SendChunk(worker.id, chunk, budget))
         if is_exact:
             self._watch.chunk_sent(worker, job, self._now)
+
+    def _length(self, job: Job) -> int:
+        """Return how many items to send: what is worth a message, in chunks of the user's."""
+        users = job.chunksize or 1
+        cost = job.cost
+        # Tasks of a worker are counted by chunks of the user's, so those travel one by one then.
+        if not cost.seconds or job.left <= users or (users > 1 and self._tasks_per_worker):
+            return users
+        seconds = cost.seconds + cost.transfer
+        lengths = self._timing
+        most = chunk_size(job.pending(), self.size, seconds, lengths.target, lengths.least)
+        return max(users, most - most % users)
 
     @staticmethod
     def _return_tasks(worker: Worker, chunk: list[int], start: int, stop: int) -> None:

@@ -21,6 +21,7 @@ class Job:
         "cost",
         "dropped",
         "id",
+        "is_apart",
         "is_open",
         "is_prompt",
         "is_queued",
@@ -35,14 +36,16 @@ class Job:
         "window",
     )
 
-    def __init__(self, event: JobSubmitted, workers: int) -> None:
+    def __init__(self, event: JobSubmitted, workers: int, *, keeps_apart: bool = True) -> None:
         self.id = event.job
         self.size = event.size  # items that have arrived
         self.left = event.size  # of them, not delivered
         self.next = 0  # the first that was never sent
         self.returned: list[tuple[int, int]] = []  # ranges that came back, a heap
         self.singles: set[int] = set()  # of them, to be sent one by one
-        self.chunksize = event.chunksize
+        # Items that were to be sent one by one may travel together if nobody can see it.
+        self.is_apart = event.chunksize == 1 and keeps_apart
+        self.chunksize = event.chunksize if not self.is_apart else None
         self.control = event.control
         self.dropped: frozenset[int] = _NONE  # cancelled while a worker held them
         self.attempts = {} if event.control is not None else _NO_ATTEMPTS  # failed so far, by item

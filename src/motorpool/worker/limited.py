@@ -79,10 +79,11 @@ class LimitedPage(Page):
         if upto - index > 1:  # Items in bulk are noted here only.
             self._look()
 
-    def finished(self, index: int, value: object) -> None:
+    def finished(self, index: int, value: Any) -> Any:
         """Note a result; `full` turns true when it is time to send what there is."""
-        super().finished(index, value)
+        value = super().finished(index, value)
         self._look()
+        return value
 
     def failed(self) -> None:
         """Have the results so far sent."""

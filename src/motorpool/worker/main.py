@@ -27,6 +27,7 @@ from motorpool.messages import (
     READY,
     RESULTS,
     RUN,
+    RUN_APART,
     RUN_EXACTLY,
     SETUP,
     START_FAILED,
@@ -73,6 +74,7 @@ class Function(NamedTuple):
     pace: Pace
 
 
+_RUNS = (RUN, RUN_EXACTLY, RUN_APART)
 # The chunk of a call, of which nothing can be given back.
 _ONE_CALL = Running(0, 0)
 
@@ -119,7 +121,7 @@ class Worker:
                 self._call(frame)
                 continue
             kind, number, start, _stop, _extra, _seconds, payload = frame
-            if kind in (RUN, RUN_EXACTLY):
+            if kind in _RUNS:
                 self._run(frame)
             elif kind == FUNCTION:
                 self._functions[number] = (start, payload)
@@ -210,9 +212,9 @@ class Worker:
             function = self._functions[number]
             if type(function) is not Function:
                 function = self._load_function(number, payload)
-            if kind == RUN_EXACTLY:
+            if kind != RUN:
                 function = function._replace(pace=EXACT)
-                self._page.load_items(perf_counter())
+                self._page.load_items(perf_counter(), is_apart=kind == RUN_APART)
             self._items = self._load(payload)
         except BaseException as error:
             self._sending = True
@@ -408,7 +410,7 @@ class Worker:
             self._inbox.extend(self._reader.read())
         kept: list[Frame] = []
         for frame in self._inbox:
-            if frame[0] in (RUN, RUN_EXACTLY):
+            if frame[0] in _RUNS:
                 self._receiver.discard(frame[6])
                 self._send(RESULTS, frame[1], frame[2], frame[2], frame[3], 0.0, dumps([]))
             else:

@@ -7,6 +7,7 @@ Guarantees
 - A chunk that has run past its budget, or whose end was moved, gives back what it has not begun.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,15 +16,13 @@ from time import perf_counter
 from motorpool.messages import CALL_ARGUMENTS, CALL_STAR
 from motorpool.typed import Any, Protocol
 
-# Items below this mean length run in bulk, without a look at the clock and a
-# note of each result in between.
-BULK_SECONDS = 10e-6
+# Items run in bulk, without a look at the clock and a note of each result in
+# between, if several make up no more than so much work, or so many. A crash in
+# C code in the midst of a bulk run takes along what that run has finished.
+BULK_RUN_SECONDS = 0.2e-3
+BULK_ITEMS = 1024
 # A bulk run starts only after this many items of the function ran one by one.
 BULK_AFTER = 1000
-# So many items, or so much work, make one bulk run. A crash in C code in the midst
-# of one takes along what that run has finished.
-BULK_ITEMS = 1024
-BULK_RUN_SECONDS = 0.2e-3
 
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
@@ -36,8 +35,11 @@ class Journal(Protocol):
     def at(self, index: int, upto: int, now: float) -> None:
         """Items `index` to `upto` are about to be called."""
 
-    def finished(self, index: int, value: object) -> None:
-        """Item `index` returned `value`; `full` may turn true: send what there is."""
+    def finished(self, index: int, value: object) -> object:
+        """Item `index` returned `value`; `full` may turn true: send what there is.
+
+        Returns what is to be sent for it.
+        """
 
     def failed(self) -> None:
         """Note that an item raised; `full` may turn true."""
@@ -57,8 +59,9 @@ class NoJournal:
     def at(self, index: int, upto: int, now: float) -> None:
         """Note nothing."""
 
-    def finished(self, index: int, value: object) -> None:
+    def finished(self, _index: int, value: object) -> object:
         """Note nothing."""
+        return value
 
     def failed(self) -> None:
         """Note nothing."""
@@ -110,7 +113,10 @@ class Running:
 
     def claim(self, size: int) -> int:
         """Begin up to `size` items; return the end of them, `index` if there are none left."""
-        upto = self.upto = min(self.index + size, self.stop)
+        upto, stop = self.index + size, self.stop
+        if upto > stop:  # noqa: PLR1730 - `min` takes longer
+            upto = stop
+        self.upto = upto
         if self.stop < upto:
             upto = self.upto = self.index
         return upto
@@ -166,11 +172,15 @@ class Pace:
 
     def bulk_size(self) -> int:
         """Return how many items to run without looking up, 1 while little is known."""
-        if self.items < BULK_AFTER or self.seconds >= BULK_SECONDS * self.items:
+        if self.items < BULK_AFTER:
             return 1
         if self.items * BULK_RUN_SECONDS > BULK_ITEMS * self.seconds:
             return BULK_ITEMS
-        return int(BULK_RUN_SECONDS * self.items / self.seconds)
+        return int(BULK_RUN_SECONDS * self.items / self.seconds) or 1
+
+    def singles(self) -> int:
+        """Return how many items are run one by one before `bulk_size` may say otherwise."""
+        return max(BULK_AFTER - self.items, 1)
 
     def add(self, items: int, seconds: float) -> None:
         """Learn from `items` that took `seconds`; the far past counts for less."""
@@ -189,6 +199,10 @@ class _ExactPace(Pace):
     def bulk_size(self) -> int:
         """Return 1."""
         return 1
+
+    def singles(self) -> int:
+        """Return a number that no chunk has."""
+        return sys.maxsize
 
     def add(self, items: int, seconds: float) -> None:
         """Learn nothing."""
@@ -215,37 +229,79 @@ def run_chunk(
     journal: Journal,
 ) -> None:
     """Run items until the end or the budget; `running` has the values, and errors by offset."""
-    values, errors = running.values, running.errors
-    began = now = perf_counter()
-    start = running.start
-    while running.index < running.stop:
-        upto = running.claim(pace.bulk_size())
-        if upto == running.index:
+    now = perf_counter()
+    until = now + budget
+    while (begin := running.index) < running.stop:
+        began, size = now, pace.bulk_size()
+        if size > 1:
+            now = _run_bulk(call, items, running, size, now, journal)
+        else:
+            now = _run_singly(call, items, running, pace.singles(), now, until, journal)
+        if running.index == begin:
             break
-        size = upto - running.index
-        journal.at(running.index, upto, now)
+        pace.add(running.index - begin, now - began)
+        if now > until or journal.full:
+            break
+
+
+def _run_singly(
+    call: Callable[[Any], Any],
+    items: Iterator[Any],
+    running: Running,
+    most: int,
+    now: float,
+    until: float,
+    journal: Journal,
+) -> float:
+    """Run up to `most` items, and note each; return the time."""
+    values = running.values
+    claim, at, finished = running.claim, journal.at, journal.finished
+    index = running.index
+    last = index + most
+    while index < last and (upto := claim(1)) > index:
+        at(index, upto, now)
         try:
-            if size == 1:
-                value = call(next(items))
-                journal.finished(running.index, value)
-                values.append(value)
-            else:
-                journal.bulk(values)
-                values.extend(map(call, islice(items, size)))
-                if len(values) < upto - start:
-                    # `extend` takes a StopIteration out of the task for the end of the items.
-                    raise StopIteration  # noqa: TRY301 - as if the call had raised it
-                journal.bulk_finished()
+            values.append(finished(index, call(next(items))))
         except BaseException as error:
-            journal.failed()
-            errors[len(values)] = _without_our_frames(error)
-            values.append(None)
-        before, now = now, perf_counter()
-        done = start + len(values)
-        pace.add(done - running.index, now - before)
-        running.index = done
-        if now - began > budget or journal.full:
+            _note_error(error, running, journal)
+        running.index = index = upto
+        now = perf_counter()
+        if now > until or journal.full:
             break
+    return now
+
+
+def _run_bulk(
+    call: Callable[[Any], Any],
+    items: Iterator[Any],
+    running: Running,
+    size: int,
+    now: float,
+    journal: Journal,
+) -> float:
+    """Run up to `size` items, and note them together; return the time."""
+    values, index = running.values, running.index
+    upto = running.claim(size)
+    if upto == index:
+        return now
+    journal.at(index, upto, now)
+    try:
+        journal.bulk(values)
+        values.extend(map(call, islice(items, upto - index)))
+        if len(values) < upto - running.start:
+            # `extend` takes a StopIteration out of the task for the end of the items.
+            raise StopIteration  # noqa: TRY301 - as if the call had raised it
+        journal.bulk_finished()
+    except BaseException as error:
+        _note_error(error, running, journal)
+    running.index = running.start + len(values)
+    return perf_counter()
+
+
+def _note_error(error: BaseException, running: Running, journal: Journal) -> None:
+    journal.failed()
+    running.errors[len(running.values)] = _without_our_frames(error)
+    running.values.append(None)
 
 
 def run_call(
