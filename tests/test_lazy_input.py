@@ -288,3 +288,21 @@ def test_stream_can_be_read_by_many_threads(pool):
         reader.join(DEADLINE)
 
     assert sorted(found) == list(range(400))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", STREAMS)
+def test_reused_item_is_sent_as_it_was(process_pool, method):
+    """An iterator may give the same object again and again, and change it in between."""
+
+    def reusing():
+        frame, pair = [0], [0]
+        for number in range(200):
+            frame[0] = pair[0] = number
+            yield frame
+            yield number, pair
+
+    got = getattr(process_pool, method)(workloads.same, reusing())
+
+    expected = [item for n in range(200) for item in ([n], (n, [n]))]
+    assert sorted(map(str, got)) == sorted(map(str, expected))

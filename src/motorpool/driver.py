@@ -188,7 +188,9 @@ class Driver:
             self.check_open()
             self._calls.close_batch()
             function = self.engine.prepare(func, style)
-            feeder = Feeder(source, self._feed, self._fed, self._is_hungry, chunksize)
+            is_pickled = not self.engine.abilities.unpicklable
+            hooks = self._feed, self._fed, self._is_hungry
+            feeder = Feeder(source, *hooks, chunksize, is_pickled=is_pickled)
             job = feeder.job = self._books.add(record, function, feeder.buffer)
             self._books.add_input(job, feeder)
             cost = self._books.cost_of(func)

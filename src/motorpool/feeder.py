@@ -7,10 +7,29 @@ results that are there already.
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
+from sys import getrefcount
 
+from motorpool.serialization import dumps, loads
 from motorpool.typed import Any
 
 _NAMES = count(1)
+_FROZEN = frozenset({int, float, complex, bool, str, bytes, type(None)})
+
+
+def _has_kept_part(item: Any) -> bool:
+    """Tell whether somebody else refers to a part of a tuple or list that can be changed."""
+    if type(item) not in (tuple, list):
+        return False
+    # Known to the item, to the loop and to the call.
+    return any(type(part) not in _FROZEN and getrefcount(part) > 3 for part in item)  # noqa: PLR2004
+
+
+def _copied(item: Any) -> Any:
+    """Return an item as a worker would get it; one that cannot be sent is refused later."""
+    try:
+        return loads(dumps(item))
+    except BaseException:
+        return item
 
 
 class Buffer:
@@ -46,11 +65,14 @@ class Feeder:
         fed: Callable[[int], None],
         is_hungry: Callable[[], bool],
         chunksize: int | None,
+        *,
+        is_pickled: bool,
     ) -> None:
         self.job = -1
         self.buffer = Buffer()
         self.error: BaseException | None = None
         self._chunksize = chunksize or 1
+        self._is_pickled = is_pickled
         self._source = source
         self._feed = feed
         self._fed = fed
@@ -110,6 +132,12 @@ class Feeder:
                 item = next(source)
             except StopIteration:
                 return
+            if self._is_pickled and type(item) not in _FROZEN:
+                # The standard library pickles items as they come. Here they wait
+                # for a worker, and an iterator that has kept one may change it.
+                is_kept = getrefcount(item) > 2  # noqa: PLR2004 - `item`, and the call
+                if is_kept or _has_kept_part(item):
+                    item = _copied(item)
             # First the item, then the look: a worker that falls idle in between
             # makes the driver look into the buffer itself.
             buffer.append(item)
