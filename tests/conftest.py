@@ -48,7 +48,13 @@ hypothesis.settings.load_profile("pools")
 
 
 def pytest_configure(config):
-    """Make the marker known, and let a crashing worker leave no core file."""
+    """Make the marker known, let a crashing worker leave no core file, and heed Ctrl-C.
+
+    What a shell starts in the background ignores SIGINT, and so do the programs
+    that it starts in turn.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "quick: a representative test for other interpreters")
     with contextlib.suppress(ImportError):
         import resource

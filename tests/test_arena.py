@@ -86,7 +86,7 @@ class Lending(RuleBasedStateMachine):
 
 TestLending = Lending.TestCase
 # Each run takes other examples, and whole segments take their time to fill.
-TestLending.settings = settings(max_examples=8)
+TestLending.settings = settings(max_examples=8, stateful_step_count=30)
 
 
 def test_memory_that_came_back_is_used_first():
