@@ -156,6 +156,21 @@ def test_ended_pool_takes_no_more_work(leak_guard, submit, end):
 
 
 @pytest.mark.quick
+def test_join_waits_for_the_workers_to_end(leak_guard, engine):
+    """After `close` and `join` no worker is left, not even for a moment."""
+    before = set(threading.enumerate())
+    for _ in range(5):
+        pool = build_pool(engine)
+        pool.map(workloads.square, range(4))
+        workers = list(pool._pool)
+        pool.close()
+        pool.join()
+
+        assert not set(threading.enumerate()) - before
+        assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.quick
 def test_close_and_join_finish_the_work(make_pool):
     """After `close` and `join`, all results are there."""
     pool = make_pool()

@@ -221,6 +221,8 @@ class ThreadEngine:
         target = self._workers.pop(worker, None)
         if target is not None:
             target.inbox.put(None)
+            self._leaving = [w for w in self._leaving if w.thread.is_alive()]
+            self._leaving.append(target)
 
     def look(self, worker: int) -> WorkerSeen | None:
         """Return what a worker is at; None if it is gone."""
