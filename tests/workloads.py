@@ -696,6 +696,7 @@ def grow_in_c(megabytes):
 def leak(item, megabytes=30):
     """Leave memory behind; return the item and the process id."""
     LEAKED.extend(bytes([item]) * 10**6 for _ in range(megabytes))
+    time.sleep(0.1)  # A worker does not look at its memory after each of many short tasks.
     return item, os.getpid()
 
 
