@@ -100,6 +100,7 @@ class SimulatedWorker:
         running = self.running
         if self._page[1] == LOADING and self._recall_noted:
             self._recall_noted = False
+            running.claim(1)
             self._give_back_unbegun()
         if running.index >= running.stop:
             return 0

@@ -506,6 +506,14 @@ def test_initargs_may_be_any_iterable(make_pool):
     assert pool.apply(workloads.kept_value, ("name",)) == 3
 
 
+def test_items_that_are_slow_to_load_come_to_an_end(make_process_pool):
+    """An idle worker asks for them while another loads them: each load leads to a result."""
+    pool = make_process_pool(2)
+    items = [workloads.SlowToLoad(number) for number in range(3)]
+
+    assert pool.map_async(workloads.number_of, items, 3).get(timeout=DEADLINE) == [0, 1, 2]
+
+
 # Recycling
 
 

@@ -1040,6 +1040,29 @@ def test_recall_is_not_planned_in_vain(size, chunksize):
     assert bench(Tick(), after=LONG) == []
 
 
+def test_chunk_that_counts_as_a_task_stays_whole():
+    """A chunk of the user's is one of the tasks that a worker is good for: it is not cut."""
+    bench = Bench(2, tasks_per_worker=5)
+    _first, second = bench.submit(12, chunksize=3, seconds=SHORT)
+    while later := sends(bench.done(second)):
+        (second,) = later
+
+    assert bench.scheduler.wake_at is None
+    assert bench(Tick(), after=LONG) == []
+
+
+def test_worker_that_becomes_ready_has_time_to_begin():
+    """What was sent while it started is not asked for at once when it is ready."""
+    bench = Bench(2, is_ready=False)
+    first, second = bench.submit(4, chunksize=2)
+    bench(WorkerReady(second.worker))
+    bench.done(second)
+
+    assert bench(WorkerReady(first.worker), after=LONG) == []
+    assert bench(Tick()) == []
+    assert bench(Tick(), after=RECALL_SECONDS) == [RecallChunks(first.worker)]
+
+
 def test_recall_is_repeated_after_news():
     """A worker that went on to its next chunk instead of giving it back is asked again."""
     bench = Bench(2)

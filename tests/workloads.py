@@ -421,6 +421,22 @@ class FailsToLoad:
         return refuse_to_load, (self.name,)
 
 
+class SlowToLoad:
+    """An object that takes longer to load than a worker is left alone."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __setstate__(self, state):
+        time.sleep(0.05)
+        self.__dict__.update(state)
+
+
+def number_of(item):
+    """Return what identifies a `SlowToLoad`."""
+    return item.number
+
+
 class Holder:
     """An object with a part that cannot be pickled."""
 

@@ -340,9 +340,15 @@ class Scheduler:
             and worker.tasks_left > 0
             and (job := self._first_job()) is not None
         ):
-            if worker.chunks and (worker.recalled or not self._is_short(worker, job)):
+            if worker.chunks and (
+                worker.recalled or self._is_whole(worker) or not self._is_short(worker, job)
+            ):
                 return
             self._send(worker, job)
+
+    def _is_whole(self, worker: Worker) -> bool:
+        """Tell whether what a worker runs counts as one task, and so is never cut."""
+        return self._tasks_per_worker is not None and bool(worker.chunks[0][4])
 
     def _is_short(self, worker: Worker, job: Job) -> bool:
         seconds = job.cost.seconds
@@ -541,6 +547,7 @@ class Scheduler:
         self._failed_starts = self._own_failures = 0
         worker = self.workers[event.worker]
         worker.is_ready = True
+        worker.news = worker.since = self._now
         if worker.has_unbegun():
             self._unbegun.add(worker)
         if not self._eager:
@@ -702,9 +709,13 @@ class Scheduler:
                 worker.named = worker.since
                 self._commands.append(NameSlow(worker.id))
 
-    @staticmethod
-    def _is_stuck(worker: Worker) -> bool:
-        return worker.is_ready and not worker.recalled and worker.has_unbegun()
+    def _is_stuck(self, worker: Worker) -> bool:
+        return (
+            worker.is_ready
+            and not worker.recalled
+            and worker.has_unbegun()
+            and not self._is_whole(worker)
+        )
 
     def _is_awaited(self, chunk: list[int]) -> bool:
         """Tell whether results of a chunk are awaited before its end."""

@@ -222,7 +222,7 @@ class Worker:
             self._refuse(running, error)
         else:
             self._is_loading = False
-            self._notice_recall()
+            self._notice_recall(running)
             self._run_items(function, running, budget, began)
         self._running = None
         self._page.clear()
@@ -293,7 +293,7 @@ class Worker:
             running.restart(running.index)
             self._page.restart()
             self._sending = False
-            self._notice_recall()
+            self._notice_recall(running)
 
     def _send_results(self, kind: int, form: int, start: int, stop: int, *others: Any) -> None:
         try:
@@ -398,9 +398,12 @@ class Worker:
                 self._send(PROGRESS, self._chunk, start, stop, kind, 0.0, payload)
         self._sending = False
 
-    def _notice_recall(self) -> None:
+    def _notice_recall(self, running: Running) -> None:
         if self._recalled:
             self._recalled = False
+            # Who takes a chunk runs its first item. Else one that takes long to load
+            # would go round the workers, each of which gives it back at its turn.
+            running.claim(1)
             self._on_recall(RECALL_SIGNAL, None)
 
     def _hand_back_inbox(self) -> None:

@@ -118,7 +118,7 @@ class Running:
             upto = stop
         self.upto = upto
         if self.stop < upto:
-            upto = self.upto = self.index
+            upto = self.upto = self.stop
         return upto
 
     def recall(self) -> tuple[int, int]:
