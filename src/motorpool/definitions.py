@@ -17,6 +17,8 @@ import sys
 import types
 import weakref
 from collections.abc import Iterable
+from itertools import repeat
+from operator import is_
 
 from motorpool.reducers import MAIN_MODULES
 from motorpool.typed import Any, NamedTuple
@@ -25,9 +27,39 @@ Name = tuple[str, str]
 
 _MISSING = object()
 _MOST_CLOSURES = 100
+_CODE = (type, types.FunctionType)
 # Of these a fork remembers the object itself; of others a weak reference if
 # there can be one, so that a large array that was deleted is not kept alive.
 _KEPT = (type, types.FunctionType, types.ModuleType, int, float, str, bytes, bool, type(None))
+
+
+class Bindings:
+    """Names of modules, and what they were bound to at one moment."""
+
+    def __init__(self, names: dict[Name, Any]) -> None:
+        modules: dict[str, tuple[list[str], list[Any]]] = {}
+        for (module, name), value in names.items():
+            its_names, values = modules.setdefault(module, ([], []))
+            its_names.append(name)
+            values.append(value)
+        self._modules = [(module, *lists) for module, lists in modules.items()]
+
+    def are_current(self) -> bool:
+        """Tell whether the names are bound as they were; asked at every call, so done in C."""
+        for module, names, values in self._modules:
+            current = map(_names_of(module).get, names, repeat(_MISSING))
+            if not all(map(is_, current, values)):
+                return False
+        return True
+
+    def changed(self) -> list[tuple[Name, Any]]:
+        """Return the names that are bound to something else now, and to what."""
+        return [
+            ((module, name), current)
+            for module, names, values in self._modules
+            for name, value in zip(names, values, strict=True)
+            if (current := _names_of(module).get(name, _MISSING)) is not value
+        ]
 
 
 class Known:
@@ -35,6 +67,9 @@ class Known:
 
     def __init__(self, inherited: dict[Name, Any] | None = None) -> None:
         self._objects: dict[Name, Any] = dict(inherited or {})
+        self._code: Bindings | None = None
+        # What the worker was last seen to have all of.
+        self.complete: Closure | None = None
 
     def has_current(self, name: Name, value: object) -> bool:
         """Tell whether the worker knows `name` as `value`."""
@@ -50,16 +85,16 @@ class Known:
     def learn(self, names: dict[Name, Any]) -> None:
         """Note what was sent."""
         self._objects.update(names)
+        self._code = None
 
     def outdated(self) -> list[Name]:
         """Return the functions and classes that the parent has bound anew since."""
-        return [
-            name
-            for name, known in self._objects.items()
-            if isinstance(known, (type, types.FunctionType))
-            and (current := _current(name)) is not known
-            and isinstance(current, (type, types.FunctionType))
-        ]
+        if self._code is None:
+            code = {n: known for n, known in self._objects.items() if isinstance(known, _CODE)}
+            self._code = Bindings(code)
+        if self._code.are_current():
+            return []
+        return [name for name, current in self._code.changed() if isinstance(current, _CODE)]
 
 
 def inherited_by_fork() -> dict[Name, Any]:
@@ -84,9 +119,9 @@ def remember(value: Any) -> Any:
         return value
 
 
-def _current(name: Name) -> Any:
-    module = sys.modules.get(name[0])
-    return vars(module).get(name[1], _MISSING) if module is not None else _MISSING
+def _names_of(module: str) -> dict[str, Any]:
+    found = sys.modules.get(module)
+    return vars(found) if found is not None else {}
 
 
 class Closure(NamedTuple):
@@ -94,10 +129,7 @@ class Closure(NamedTuple):
 
     names: dict[Name, Any]
     assigned: set[Name]  # of them, those that the code binds itself
-
-    def is_current(self) -> bool:
-        """Tell whether the names are bound as they were."""
-        return all(_current(name) is value for name, value in self.names.items())
+    bindings: Bindings
 
     def bound(self) -> dict[Name, Any]:
         """Return the names that are bound to something."""
@@ -115,7 +147,7 @@ def closure(roots: Iterable[Name]) -> Closure:
         name = todo.pop()
         if name in found or _is_machinery(name[1]):
             continue
-        value = found[name] = _current(name)
+        value = found[name] = _names_of(name[0]).get(name[1], _MISSING)
         if value is _MISSING:
             continue
         for used, is_set in names_in(value):
@@ -123,7 +155,7 @@ def closure(roots: Iterable[Name]) -> Closure:
                 assigned.add((name[0], used))
             todo.append((name[0], used))
         todo.extend(_homes_of_parts(value, home_of, CloudPickler.mirrored))
-    return Closure(found, assigned)
+    return Closure(found, assigned, Bindings(found))
 
 
 def _homes_of_parts(value: Any, home_of: Any, mirrored: dict[str, None]) -> list[Name]:
@@ -153,9 +185,12 @@ class Definitions:
         if not roots:
             return None
         needs = self._closure_of(roots)
+        if needs is known.complete:
+            return None
         while True:
             missing = _missing(needs, known)
             if not missing:
+                known.complete = needs
                 return None
             pickled, referred = self._pack(missing, known)
             # By values, such as a registry's classes, and not by code.
@@ -169,7 +204,7 @@ class Definitions:
 
     def _closure_of(self, roots: tuple[Name, ...]) -> Closure:
         found = self._closures.get(roots)
-        if found is None or not found.is_current():
+        if found is None or not found.bindings.are_current():
             if len(self._closures) >= _MOST_CLOSURES:
                 self._closures.clear()
             found = self._closures[roots] = closure(roots)

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Iterable
 from itertools import count
 
-from motorpool.definitions import Closure, Name, closure, in_order, remember
+from motorpool.definitions import Bindings, Closure, Name, closure, in_order, remember
 from motorpool.engines.base import Function
 from motorpool.engines.sources import sources_of
 from motorpool.explain import not_picklable
@@ -78,7 +78,7 @@ class Program:
         self.key: Key = (home(), next(_numbers))
         self.roots = frozenset(roots)
         self.tops = tops
-        self.needed = closure(self.roots) if self.roots else Closure({}, set())
+        self.needed = closure(self.roots) if self.roots else Closure({}, set(), Bindings({}))
         self.handle: Any = None  # of the text, where the engine has put it
         self._call = func, style, payload
         bound = self.needed.bound()
@@ -91,7 +91,7 @@ class Program:
 
     def is_current(self) -> bool:
         """Tell whether the names are bound as they were, and have not been otherwise in between."""
-        return self.needed.is_current() and _versions.are_current(self.versions)
+        return self.needed.bindings.are_current() and _versions.are_current(self.versions)
 
     def extended(self, names: Iterable[Name], tops: Iterable[str] = ()) -> "Program":
         """Return the program with further names and modules, all as of now."""
