@@ -45,17 +45,22 @@ help: ## Show this list
 
 demo: STEPS := 2
 demo: $(INSTALLED) ## Measure the standard library in parallel and print the findings
+	$(COMPILE)
 	@$(BIN)/python examples/stdlib_census.py
 
 # Runs the tests that $(1) selects. It is no error if PYTEST_ARGS leaves none for
 # one of the two runs. The limit is for what a test that was given up leaves running.
 define run_tests
+	$(COMPILE)
 	@echo "== pytest, Python $(VERSION), $(JOBS) tests at a time"
 	@timeout --foreground 1h $(PYTEST) -n $(JOBS) --dist worksteal -m '$(1) and not alone' $(PYTEST_ARGS) $(MAYBE_NONE)
 	@echo "== pytest, Python $(VERSION), tests that run alone"
 	@$(PYTEST) -m '$(1) and alone' $(PYTEST_ARGS) $(MAYBE_NONE)
 endef
 PYTEST := $(BIN)/python -m pytest -q
+# Else each of the thousands of workers compiles the source, where the environment
+# says that Python is not to write bytecode; pip compiles what it installs anyhow.
+COMPILE = @$(BIN)/python -m compileall -q src
 MAYBE_NONE = $(if $(PYTEST_ARGS),|| test $$? -eq 5)
 
 test: STEPS := 3
@@ -69,20 +74,24 @@ quick: $(TEST_TOOLS) ## Run the tests marked `quick`, no linters
 
 soak: STEPS := 3
 soak: $(TEST_TOOLS) ## Kill workers every 50 ms under random calls and account for each item: SECONDS=60 SEED=1
+	$(COMPILE)
 	@PYTHONPATH=tests $(BIN)/python -W 'ignore:This process:DeprecationWarning' \
 		-m chaos --seconds $(SECONDS) --seed $(SEED)
 
 clusters: STEPS := 4
 clusters: $(CLUSTERS) ## Run the tests on real clusters of Ray and Dask (fetches both)
+	$(COMPILE)
 	@echo "== pytest on clusters, Python $(VERSION)"
 	@$(PYTEST) -m 'ray or dask' --durations=5 $(PYTEST_ARGS)
 
 downstream: STEPS := 4
 downstream: $(DOWNSTREAM) ## Run third-party programs on motorpool (fetches SciPy and others)
+	$(COMPILE)
 	@echo "== pytest -m downstream, Python $(VERSION)"
 	@$(PYTEST) -m downstream $(PYTEST_ARGS)
 
 bench: $(BENCH_TOOLS) ## Measure against every peer: ONLY=latency for one group, QUICK=1 for small sizes
+	@$(BENCH_BIN)/python -m compileall -q src
 	@$(BENCH_BIN)/python -m benchmarks --only '$(ONLY)' $(if $(QUICK),--quick) $(BENCH_ARGS)
 
 lint: STEPS := 3
