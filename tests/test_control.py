@@ -205,7 +205,7 @@ def test_stubborn_task_is_gone(process_pool, tmp_path, how):
 @pytest.mark.parametrize("chunksize", [None, 3])
 def test_item_that_does_not_load_in_time_fails(process_pool, chunksize):
     """Time spent on unpickling counts, and neighbours in the chunk are run."""
-    items = [1, workloads.SlowToLoad(), 3]
+    items = [1, workloads.NeverLoaded(), 3]
     found = process_pool.map(workloads.same, items, chunksize, timeout=SHORT, on_error="return")
 
     assert found[::2] == [1, 3]

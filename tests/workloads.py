@@ -182,11 +182,11 @@ def note_run_and_sleep(path, seconds, item):
     return item
 
 
-class SlowToLoad:
+class NeverLoaded:
     """An object whose unpickling does not end in time."""
 
     def __repr__(self):
-        return "<SlowToLoad>"
+        return "<NeverLoaded>"
 
     def __reduce__(self):
         return time.sleep, (60,)
