@@ -25,6 +25,7 @@ that of `multiprocessing.pool`.
 
 import builtins
 import pickle
+from _thread import get_ident
 from multiprocessing import TimeoutError as _MultiprocessingTimeoutError
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
 
@@ -66,9 +67,23 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         msg = f"module {__name__!r} has no attribute {name!r}"
         raise AttributeError(msg)
-    from motorpool import lost
+    _loading.append(get_ident())
+    try:
+        from motorpool import lost
+    finally:
+        _loading.remove(get_ident())
+    here = globals()
+    here.update({later: getattr(lost, later) for later in __all__ if later not in here})
+    return here[name]
 
-    return getattr(lost, name)
+
+# Threads that are in the midst of that import.
+_loading: list[int] = []
+
+
+def is_loading() -> bool:
+    """Tell whether this is a signal handler that interrupted the import of some errors."""
+    return get_ident() in _loading
 
 
 class MotorpoolError(Exception):
