@@ -1,7 +1,12 @@
 """Calls of `apply` and `apply_async`, which are cheaper than a job of their own.
 
-On an idle pool a call goes straight to a worker, past the books (`direct.py`);
-on a busy one it joins others of the same function (`batch.py`).
+On an idle pool a call goes straight to a worker, past the books. Putting a job
+on them and taking it off again would be most of its cost. There is one such
+call at most. As soon as anything else is to be done, whatever it is, the call is
+*entered*: put on the books as if it had gone by them from the beginning. So
+nothing else in the pool knows of direct calls.
+
+On a busy pool a call joins others of the same function (`batch.py`).
 """
 
 import time
@@ -9,14 +14,37 @@ from collections.abc import Callable
 
 from motorpool.batch import CallBatch
 from motorpool.books import Books
-from motorpool.direct import DirectCall
 from motorpool.errors import MotorpoolError
-from motorpool.messages import CALL_ARGUMENTS, JobCancelled, JobSubmitted, WorkerReady
+from motorpool.messages import CALL_ARGUMENTS, ChunkDone, JobCancelled, JobSubmitted, WorkerReady
 from motorpool.results import AsyncResult
-from motorpool.typed import Any
+from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from motorpool.engines.base import Function
 
 # A named tuple made like this takes half the time.
 _new = tuple.__new__
+
+
+class DirectCall(NamedTuple):
+    """A call that a worker was sent and that is not on the books."""
+
+    result: AsyncResult[Any]
+    function: "Function"
+    items: list[Any]
+    worker: int
+    number: int
+    began: float
+
+    def values_in(self, events: list[Any]) -> list[Any] | None:
+        """Return the list of the one value of this call if that is all that `events` tell."""
+        if len(events) != 1:
+            return None
+        event = events[0]
+        if type(event) is not ChunkDone or event.number != self.number or event.errors:
+            return None
+        values: list[Any] = event.values
+        return values
 
 
 class Calls:

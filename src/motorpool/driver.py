@@ -36,6 +36,7 @@ from motorpool.errors import (
     InternalError,
     MotorpoolError,
     PoolClosedError,
+    is_loading,
 )
 from motorpool.feeder import Feeder
 from motorpool.iterators import Stream
@@ -53,6 +54,7 @@ from motorpool.messages import (
 )
 from motorpool.results import AsyncResult, terminated, unwanted
 from motorpool.scheduler import Scheduler
+from motorpool.spin import Spin
 from motorpool.this_process import PROCESS
 from motorpool.turns import Turns
 from motorpool.typed import TYPE_CHECKING, Any
@@ -99,6 +101,7 @@ class Driver:
         self._lookout = None if engine.abilities.machines else Lookout()
         self._look_at = time.monotonic() + FIRST_SECONDS
         self._closed = False
+        self._spin = Spin()
         # What is to be done when this thread is not in the midst of a step any more.
         self._later: deque[tuple[Record | None, Callable[[], object]]] = deque()
         try:
@@ -228,7 +231,7 @@ class Driver:
 
     def _is_locked_here(self) -> bool:
         """Tell whether this thread is in the midst of a step, which must come to its end first."""
-        return self._has_lock() or self._turns.is_switching()
+        return self._has_lock() or self._turns.is_switching() or is_loading()
 
     def is_mine(self) -> bool:
         """Tell whether this is the process that made the pool."""
@@ -303,7 +306,8 @@ class Driver:
                 self._callbacks.run_here()
             return
         try:
-            signs = self.engine.wait(timeout)
+            signs = self._calls.direct is not None and self._spin.look(self.engine.wait)
+            signs = signs or self.engine.wait(timeout)
         except (OSError, ValueError):
             if self.is_ended:  # closed meanwhile
                 return

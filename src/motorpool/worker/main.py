@@ -35,6 +35,7 @@ from motorpool.messages import (
 )
 from motorpool.mirror import Mirrors
 from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
+from motorpool.spin import Spin
 from motorpool.transport import Frame, FrameReader, pack, write_all
 from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
 from motorpool.worker.last_words import before_the_end
@@ -105,6 +106,11 @@ class Worker:
         self._sending = True
         self._recalled = False
         self._is_loading = False
+        self._was_called = False
+        self._spin = Spin()
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        self._poll = poll.poll
         self._definition_error: BaseException | None = None
         self.mirrors = Mirrors(self._ask)
 
@@ -144,6 +150,9 @@ class Worker:
         while not self._inbox:
             if self._sender.arena is not None:
                 self._await_frame()
+            if self._was_called:
+                self._was_called = False
+                self._spin.look(self._poll)
             frames = self._reader.read()
             if len(frames) == 1:
                 return frames[0]
@@ -263,6 +272,7 @@ class Worker:
                 page.keep(kind, 0, 1, payload)
                 raise
         self._running = None
+        self._was_called = True
         page.clear()
         if self._recalled:
             self._recalled = False
