@@ -50,7 +50,7 @@ from motorpool.messages import (
 )
 from motorpool.scheduler import Cost, Scheduler
 from motorpool.scheduler.chunking import FIRST_WINDOW
-from motorpool.scheduler.machine import MOST_FAILED_STARTS
+from motorpool.scheduler.staff import MOST_FAILED_STARTS
 from motorpool.scheduler.watch import LEAST_LOOK_SECONDS, MOST_BACKOFF_SECONDS, MOST_LOOK_SECONDS
 from motorpool.worker.run import Pace, Running
 

@@ -57,7 +57,7 @@ from motorpool.scheduler.chunking import (
     RECALL_SECONDS,
     TARGET_SECONDS,
 )
-from motorpool.scheduler.machine import (
+from motorpool.scheduler.staff import (
     FIRST_BACKOFF_SECONDS,
     MOST_FAILED_STARTS,
     MOST_FAILING_SECONDS,

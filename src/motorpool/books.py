@@ -38,7 +38,7 @@ from motorpool.messages import (
 )
 from motorpool.results import AsyncResult
 from motorpool.scheduler import Cost, Scheduler
-from motorpool.scheduler.machine import MOST_KILLED_SECONDS
+from motorpool.scheduler.staff import MOST_KILLED_SECONDS
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

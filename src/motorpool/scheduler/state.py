@@ -5,7 +5,7 @@ import math
 from collections import deque
 
 from motorpool.messages import JobSubmitted
-from motorpool.scheduler.chunking import FIRST_WINDOW, Cost
+from motorpool.scheduler.chunking import FIRST_WINDOW, Cost, Timing, grown_window
 
 _NONE: frozenset[int] = frozenset()
 _NO_ATTEMPTS: dict[int, int] = {}
@@ -77,6 +77,23 @@ class Job:
         chunksize = self.chunksize or 1
         return -(-self.limit // chunksize) * chunksize
 
+    def consume(
+        self, items: int, workers: int, timing: Timing, now: float, *, starved: bool
+    ) -> None:
+        """Move the window on by what its consumer took; widen it if the consumer had to wait."""
+        if self.window is None:
+            return
+        self.limit += items
+        self.taken += items
+        if starved and self.taken >= self.window:
+            took = now - self.taken_since
+            seconds = self.cost.seconds + self.cost.transfer
+            grown = grown_window(self.window, workers, seconds, took, timing)
+            self.limit += grown - self.window
+            self.window = grown
+            self.taken = 0
+            self.taken_since = now
+
     def pending(self) -> int:
         """Return how many items may be sent."""
         return max(self.upto() - self.next, 0) + sum(stop - start for start, stop in self.returned)
@@ -122,6 +139,19 @@ class Job:
         return True
 
 
+class HeldChunk:
+    """What a worker has yet to answer of a chunk."""
+
+    __slots__ = ("is_users", "job", "number", "start", "stop")
+
+    def __init__(self, number: int, job: int, start: int, stop: int, is_users: bool) -> None:
+        self.number = number
+        self.job = job
+        self.start = start  # moves up as results come
+        self.stop = stop  # moves down if the rest is handed back
+        self.is_users = is_users  # made by the user's `chunksize`, and counted as one task
+
+
 class Worker:
     """What a worker holds, the chunk it runs first."""
 
@@ -144,11 +174,11 @@ class Worker:
 
     def __init__(self, worker: int, tasks: int | None) -> None:
         self.id = worker
-        self.chunks: deque[list[int]] = deque()  # [number, job, start, stop, made by the user]
+        self.chunks: deque[HeldChunk] = deque()
         self.is_ready = False
         self.is_leaving = False
         self.is_killed = False  # by us
-        self.tasks_left: float = tasks if tasks is not None else float("inf")
+        self.tasks_left: float = tasks if tasks is not None else math.inf
         self.news = 0.0
         self.since = 0.0  # when what it runs began, or a little earlier
         self.named = -1.0  # the `since` of a slow task that was named
@@ -162,4 +192,20 @@ class Worker:
     def has_unbegun(self) -> bool:
         """Tell whether it may hold items that it has not begun."""
         chunks = self.chunks
-        return len(chunks) > 1 or (len(chunks) == 1 and chunks[0][3] - chunks[0][2] > 1)
+        return len(chunks) > 1 or (len(chunks) == 1 and chunks[0].stop - chunks[0].start > 1)
+
+    def find(self, number: int) -> HeldChunk | None:
+        """Return a chunk that it holds."""
+        for chunk in self.chunks:
+            if chunk.number == number:
+                return chunk
+        return None
+
+    def uncount(self, chunk: HeldChunk, items: int) -> None:
+        """Count items that come back unrun as tasks no more, unless the whole chunk is one."""
+        if not chunk.is_users:
+            self.tasks_left += items
+
+    def is_whole(self) -> bool:
+        """Tell whether the chunk that it runs counts as one task, and so is never cut."""
+        return self.tasks_left != math.inf and self.chunks[0].is_users

@@ -70,9 +70,9 @@ class Watch:
         commands: list[Command] = []
         for worker in self._workers.values():
             numbers = [
-                chunk[0]
+                chunk.number
                 for chunk in worker.chunks
-                if chunk[1] == job and (item is None or chunk[2] <= item < chunk[3])
+                if chunk.job == job and (item is None or chunk.start <= item < chunk.stop)
             ]
             if numbers and worker.is_ready:
                 for number in numbers:
@@ -108,7 +108,7 @@ class Watch:
         worker = self._workers.get(event.worker)
         if worker is None:
             return []
-        held = {chunk[0]: chunk[1] for chunk in worker.chunks}
+        held = {chunk.number: chunk.job for chunk in worker.chunks}
         if worker.unwanted:
             _forget_settled(worker)
         timeout = self._timeout(held.get(event.number))
@@ -147,7 +147,7 @@ class Watch:
     def _is_held_up(self, worker: Worker, now: float) -> bool:
         """Tell whether a worker was sent a chunk so long ago that its first item could be late."""
         first = worker.chunks[0] if worker.chunks else None
-        return first is not None and worker.since + self._timeout(first[1]) <= now
+        return first is not None and worker.since + self._timeout(first.job) <= now
 
     def _timeout(self, job: int | None) -> float:
         entry = self._jobs.get(job) if job is not None else None
@@ -163,11 +163,11 @@ class Watch:
 def _forget_settled(worker: Worker) -> None:
     """Forget of what is unwanted what a worker has done with, or handed back."""
     unwanted, worker.unwanted = worker.unwanted, {}
-    for number, _, start, stop, _ in worker.chunks:
-        items = unwanted.get(number, _NONE)
-        left = items and {item for item in items if start <= item < stop}
+    for chunk in worker.chunks:
+        items = unwanted.get(chunk.number, _NONE)
+        left = items and {item for item in items if chunk.start <= item < chunk.stop}
         if left or items is None:
-            worker.unwanted[number] = left
+            worker.unwanted[chunk.number] = left
 
 
 def _is_granted(control: Control, failure: FailItem) -> bool:
