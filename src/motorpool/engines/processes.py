@@ -16,7 +16,6 @@ import math
 import os
 import select
 import signal
-import socket
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -27,14 +26,14 @@ from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from motorpool.engines.overrun import MemoryWatch
-    from motorpool.engines.stacks import Target
 
 from motorpool.bell import Bell
-from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, keep_apart, size_of, taker
+from motorpool.buffers import MARK, Exchange, keep_apart, size_of
 from motorpool.cpus import cpu_count
-from motorpool.definitions import Definitions, Known, inherited_by_fork
-from motorpool.engines import starting
+from motorpool.definitions import Definitions, Known
 from motorpool.engines.base import NO_LIMITS, Abilities, Function, Limits, StartFailed, WorkerNow
+from motorpool.engines.functions import Functions, not_picklable
+from motorpool.engines.launching import Launcher, WorkerProcess
 from motorpool.errors import InternalError, NotPicklableError
 from motorpool.failures import load_noted, load_results, rebuild, refuse_results
 from motorpool.interrupts import pass_on_interrupt
@@ -71,12 +70,10 @@ from motorpool.messages import (
     WorkerReady,
     WorkerSeen,
 )
-from motorpool.reducers import MAIN_MODULES
 from motorpool.scheduler.chunking import MESSAGE_SECONDS
-from motorpool.serialization import dumps, dumps_call, is_main_function, loads
-from motorpool.transport import Frame, FrameReader, FrameWriter, pack
-from motorpool.worker import page as pages
-from motorpool.worker.main import RECALL_SIGNAL, Setup
+from motorpool.serialization import dumps, dumps_call, loads
+from motorpool.transport import Frame, pack
+from motorpool.worker.main import RECALL_SIGNAL
 
 # What a worker that was told to leave may take before SIGKILL.
 TERM_SECONDS = 0.5
@@ -101,36 +98,6 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-class _Worker:
-    """The parent's side of one worker process."""
-
-    def __init__(
-        self, number: int, handle: process.BaseProcess, popen: starting.Popen, fd: int, page: int
-    ) -> None:
-        self.number = number
-        self.process = handle
-        self.popen = popen
-        self.fd = fd
-        self.page = pages.Page(page)
-        self.reader = FrameReader(fd)
-        self.writer = FrameWriter(fd)
-        self.is_writing = False
-        self.is_leaving = False
-        self.functions: set[int] = set()
-        self.job = -1  # of the last chunk sent
-        self.known = Known()
-        # Of the memory watch: its gauge, the task it suspects, and the size it killed for.
-        self.gauge: Any = None
-        self.suspect: tuple[int, int] | None = None
-        self.overrun = 0
-
-    def stack_target(self) -> "Target":
-        """Return how to ask for its stacks."""
-        from motorpool.engines.stacks import Target
-
-        return Target(self.popen.pid, self.page.stack_fd, self.popen.recall)
-
-
 class ProcessEngine:
     """Worker processes of the given `multiprocessing` context."""
 
@@ -148,7 +115,6 @@ class ProcessEngine:
         initargs: tuple[Any, ...],
         limits: Limits = NO_LIMITS,
     ) -> None:
-        self._context = context
         self._limits = limits
         OOM_KILLS.refresh()
         self._watch: MemoryWatch | None = None
@@ -156,16 +122,23 @@ class ProcessEngine:
             from motorpool.engines import overrun
 
             self._watch = overrun.MemoryWatch(limits.memory, lambda: list(self._workers.values()))
-        self._method = context.get_start_method()
-        self._initializer = (initializer, initargs) if initializer is not None else None
+        self._is_forking = context.get_start_method() == "fork"
         self._definitions = Definitions()
-        self._workers: dict[int, _Worker] = {}
-        self._by_fd: dict[int, _Worker] = {}
-        self._by_sentinel: dict[int, _Worker] = {}
+        self._workers: dict[int, WorkerProcess] = {}
+        self._by_fd: dict[int, WorkerProcess] = {}
+        self._by_sentinel: dict[int, WorkerProcess] = {}
         self._count = 0
-        self._functions = 0
-        self._named: dict[tuple[int, int], Function] = {}
         self._exchange = Exchange()
+        functions = Functions(self._definitions, self._exchange, self._known_at_first)
+        self.prepare = functions.prepare
+        self._launcher = Launcher(
+            context,
+            (initializer, initargs) if initializer is not None else None,
+            limits,
+            self._exchange,
+            self._definitions,
+            functions,
+        )
         self._epoll = select.epoll()
         # Waits for signs of life, and returns them for `collect`.
         self.wait = self._epoll.poll
@@ -187,65 +160,11 @@ class ProcessEngine:
 
     # Functions.
 
-    def prepare(self, func: Callable[..., Any], style: int) -> Function:
-        """Return `func` ready to be sent; raises NotPicklableError if it cannot be."""
-        known = self._named.get((id(func), style))
-        if known is not None and known.func is func:
-            return known
-        found: list[memoryview] = []
-        payload, roots, by_name = self._pickle_function(func, "the function", found)
-        self._functions += 1
-        function = Function(self._functions, func, style, payload, roots, by_name)
-        if roots:
-            self._check_definitions(function)
-        if found or len(payload) >= LARGE_PICKLE:
-            function = self._pack_function(function, found)
-        if by_name:
-            self._named[id(func), style] = function
-        return function
-
-    def _pack_function(self, function: Function, found: list[memoryview]) -> Function:
-        """Put what is large of a function into shared memory, once for all workers."""
-        packed = self._exchange.sender.pack(function.payload, found)
-        if packed is not None:
-            return function._replace(packed=packed, payload=b"")
-        if not found:
-            return function
-        payload, _, _ = self._pickle_function(function.func, "the function")
-        return function._replace(payload=payload)
-
-    def _pickle_function(
-        self, func: Any, what: str, found: list[memoryview] | None = None
-    ) -> tuple[bytes, tuple[tuple[str, str], ...], bool]:
-        if is_main_function(func):
-            return dumps(func), ((func.__module__, func.__qualname__),), True
-        take = None if found is None else taker(found)
-        try:
-            payload = dumps(func, found, take)
-        except Exception as error:
-            raise _not_picklable(what, func, error) from error
-        if not any(name.encode() in payload for name in MAIN_MODULES):
-            return payload, (), type(func) in _NAMED_KINDS and len(payload) < 1000  # noqa: PLR2004
-        from motorpool.cloud import dump_and_collect
-
-        if found:
-            found.clear()
-        try:
-            payload, roots = dump_and_collect(func, take=take)
-        except Exception as error:
-            raise _not_picklable(what, func, error) from error
-        return payload, tuple(sorted(roots)), False
-
-    def _check_definitions(self, function: Function) -> None:
-        """Refuse at the call what a worker could not be told."""
-        known = Known()
-        if self._method == "fork":
-            known = next((worker.known for worker in self._workers.values()), known)
-        try:
-            self._definitions.pack_for(known, function.roots, learn=False)
-        except Exception as error:
-            refused = _not_picklable("the function", function.func, error)
-            raise refused from error
+    def _known_at_first(self) -> Known:
+        """Return what a worker knows of `__main__` without being told."""
+        if not self._is_forking:
+            return Known()
+        return next((worker.known for worker in self._workers.values()), Known())
 
     def forget(self, function: Function) -> None:
         """Take note that no job will call `function` again."""
@@ -265,94 +184,15 @@ class ProcessEngine:
 
     def start_worker(self) -> int:
         """Start a worker and return its number; raises OSError if there can be none."""
-        handle = self._context.Process(group=None)  # type: ignore[attr-defined]
-        handle.name = handle.name.replace("Process", "PoolWorker")
-        handle.daemon = True
-        ours, theirs = socket.socketpair()
-        page = -1
-        try:
-            page = pages.make(*self._limits)
-            ours.setblocking(False)
-            arena = self._exchange.pass_on(page)
-            try:
-                payload = self._launch(handle, theirs.fileno(), page, arena)
-            finally:
-                os.close(arena)
-        except BaseException:
-            ours.close()
-            if page >= 0:
-                os.close(page)
-            raise
-        finally:
-            theirs.close()
-        return self._admit(handle, ours, page, payload)
-
-    def _launch(self, handle: Any, fd: int, page: int, arena: int) -> bytes | None:
-        """Start the process; return the set-up to send, None if it has it."""
-        known = Known(inherited_by_fork()) if self._method == "fork" else Known()
-        made: list[Any] = []
-        fds = starting.Fds(fd, page, arena)
-
-        def set_up() -> bytes:
-            return self._set_up(handle, known)
-
-        def make(_handle: object) -> starting.Popen:
-            if self._method == "fork":
-                region = self._exchange.region_of(self._count + 1)
-                made.append(starting.start_by_fork(handle, fds, self._initializer, region))
-                made.append(None)
-            else:
-                from motorpool.engines.spawning import start_by_server, start_by_spawn
-
-                start = start_by_spawn if self._method == "spawn" else start_by_server
-                made.extend(start(handle, fds, set_up))
-            popen: starting.Popen = made[0]
-            return popen
-
-        handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
-        starting.start(handle)
-        self._new_known = known
-        if not made:
-            msg = f"{type(handle).__qualname__}.start() of the context started no process"
-            raise TypeError(msg)
-        payload: bytes | None = made[1]
-        return payload
-
-    def _set_up(self, handle: process.BaseProcess, known: Known) -> bytes:
-        from motorpool.engines.spawning import identity_of
-
-        region = self._exchange.region_of(self._count + 1)
-        identity = identity_of(handle, self._method)
-        definitions = initializer = None
-        if self._initializer is not None:
-            initializer, definitions = self._pickle_initializer(known)
-        return dumps(Setup(identity, definitions, initializer, region))
-
-    def _pickle_initializer(self, known: Known) -> tuple[bytes | None, bytes | None]:
-        assert self._initializer is not None  # noqa: S101 - for the type checker
-        payload, roots, _ = self._pickle_function(self._initializer, "the initializer")
-        return payload, self._definitions.pack_for(known, roots)
-
-    def _admit(self, handle: Any, channel: socket.socket, page: int, payload: bytes | None) -> int:
-        popen: starting.Popen = handle._popen  # noqa: SLF001 - ours, see `_launch`
-        try:
-            worker = _Worker(self._count + 1, handle, popen, channel.fileno(), page)
-        except BaseException:
-            channel.close()
-            popen.give_up()
-            raise
-        finally:
-            os.close(page)
-        fd = channel.detach()
+        worker, setup = self._launcher.launch(self._count + 1)
         self._count = number = worker.number
-        worker.known = self._new_known
         self._workers[number] = worker
-        self._by_fd[fd] = worker
+        self._by_fd[worker.fd] = worker
         self._by_sentinel[worker.popen.sentinel] = worker
-        self._epoll.register(fd, select.EPOLLIN)
+        self._epoll.register(worker.fd, select.EPOLLIN)
         self._epoll.register(worker.popen.sentinel, select.EPOLLIN)
-        if payload is not None:
-            self._send(worker, SETUP, payload=payload)
+        if setup is not None:
+            self._send(worker, SETUP, payload=setup)
         return number
 
     # Sending.
@@ -372,7 +212,7 @@ class ProcessEngine:
             payload = self._exchange.sender.dumps(listed, worker) if listed is not None else None
         except Exception as error:
             # If there are several, they will be sent one by one.
-            refused = _not_picklable(f"item {chunk.start}", items[0], error)
+            refused = not_picklable(f"item {chunk.start}", items[0], error)
             raise refused from error
         if payload is None:
             what = "several items"
@@ -395,7 +235,7 @@ class ProcessEngine:
         try:
             payload = dumps_call(items) or self._exchange.sender.dumps(items, worker)
         except Exception as error:
-            refused = _not_picklable("item 0", items[0], error)
+            refused = not_picklable("item 0", items[0], error)
             raise refused from error
         target.job = -1
         is_known = function.number in target.functions and not function.roots
@@ -406,7 +246,7 @@ class ProcessEngine:
         head = HEADER.pack(len(payload), CALL, number, 0, 1, function.number, math.inf)
         self._write(target, head + payload)
 
-    def _update_for(self, worker: _Worker, function: Function, payload: bytes) -> None:
+    def _update_for(self, worker: WorkerProcess, function: Function, payload: bytes) -> None:
         """Do as `_update`; if that fails, nobody will look at `payload`."""
         try:
             self._update(worker, function)
@@ -414,12 +254,12 @@ class ProcessEngine:
             self._exchange.receiver.discard(payload)
             raise
 
-    def _update(self, worker: _Worker, function: Function) -> None:
+    def _update(self, worker: WorkerProcess, function: Function) -> None:
         """Tell a worker what it does not know for a job: names bound anew, the function."""
         try:
             definitions = self._definitions.pack_for(worker.known, function.roots)
         except Exception as error:
-            refused = _not_picklable("the function", function.func, error)
+            refused = not_picklable("the function", function.func, error)
             raise refused from error
         if definitions is not None:
             self._send(worker, DEFINE, payload=definitions)
@@ -434,12 +274,17 @@ class ProcessEngine:
             self._send(worker, FUNCTION, function.number, function.style, payload=payload)
 
     def _send(
-        self, worker: _Worker, kind: int, number: int = 0, start: int = 0, payload: bytes = b""
+        self,
+        worker: WorkerProcess,
+        kind: int,
+        number: int = 0,
+        start: int = 0,
+        payload: bytes = b"",
     ) -> None:
         for piece in pack(kind, number, start, 0, 0, 0.0, payload):
             self._write(worker, piece)
 
-    def _write(self, worker: _Worker, data: bytes) -> None:
+    def _write(self, worker: WorkerProcess, data: bytes) -> None:
         try:
             is_out = worker.writer.send(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -453,7 +298,7 @@ class ProcessEngine:
         if worker in self._workers:
             self._stop(self._workers[worker])
 
-    def _stop(self, worker: _Worker) -> None:
+    def _stop(self, worker: WorkerProcess) -> None:
         if not worker.is_leaving:
             worker.is_leaving = True
             self._send(worker, STOP)
@@ -518,7 +363,7 @@ class ProcessEngine:
     def collect(self, signs: list[tuple[int, int]]) -> list[Event | StartFailed]:
         """Return the events that the signs stand for."""
         events: list[Event | StartFailed] = []
-        ended: list[_Worker] = []
+        ended: list[WorkerProcess] = []
         for fd, mask in signs:
             worker = self._by_fd.get(fd)
             if worker is not None:
@@ -555,7 +400,7 @@ class ProcessEngine:
             return None
         return values
 
-    def _flush(self, worker: _Worker) -> None:
+    def _flush(self, worker: WorkerProcess) -> None:
         try:
             is_out = worker.writer.flush()
         except (BrokenPipeError, ConnectionResetError):
@@ -564,7 +409,7 @@ class ProcessEngine:
             worker.is_writing = False
             self._epoll.modify(worker.fd, select.EPOLLIN)
 
-    def _read(self, worker: _Worker, events: list[Event | StartFailed]) -> bool:
+    def _read(self, worker: WorkerProcess, events: list[Event | StartFailed]) -> bool:
         """Read once; return whether there may be more."""
         try:
             frames = worker.reader.read()
@@ -581,7 +426,7 @@ class ProcessEngine:
             return False
         return True
 
-    def _event(self, worker: _Worker, frame: Frame) -> Event | StartFailed | None:
+    def _event(self, worker: WorkerProcess, frame: Frame) -> Event | StartFailed | None:
         kind, number, start, stop, _extra, _seconds, payload = frame
         if kind in (RESULTS, MIXED_RESULTS, NOTED_RESULTS, PROGRESS):
             return self._results(worker, frame)
@@ -599,7 +444,7 @@ class ProcessEngine:
         self._answer(worker, *loads(payload))
         return None
 
-    def _results(self, worker: _Worker, frame: Frame) -> Event:
+    def _results(self, worker: WorkerProcess, frame: Frame) -> Event:
         kind, number, start, stop, extra, seconds, payload = frame
         form = extra if kind == PROGRESS else kind
         try:
@@ -625,7 +470,7 @@ class ProcessEngine:
             payload, buffers = self._exchange.receiver.open(payload)
         return load_results(payload, start, buffers, mixed=form == MIXED_RESULTS)
 
-    def _answer(self, worker: _Worker, module: str, name: str | None) -> None:
+    def _answer(self, worker: WorkerProcess, module: str, name: str | None) -> None:
         from motorpool import wanted
 
         found, path, definitions = wanted.answer(self._definitions, worker.known, module, name)
@@ -633,7 +478,7 @@ class ProcessEngine:
 
     # The end of a worker.
 
-    def _bury(self, worker: _Worker, events: list[Event | StartFailed]) -> None:
+    def _bury(self, worker: WorkerProcess, events: list[Event | StartFailed]) -> None:
         while worker.fd in self._by_fd and self._read(worker, events):
             pass
         exitcode = worker.popen.poll()
@@ -644,7 +489,7 @@ class ProcessEngine:
         events.append(lost._replace(memory=memory, is_own_doing=is_own_doing))
         self._drop(worker)
 
-    def _memory_of(self, worker: _Worker, exitcode: int | None) -> Memory:
+    def _memory_of(self, worker: WorkerProcess, exitcode: int | None) -> Memory:
         if worker.page.outgrown_at:
             from motorpool.engines.overrun import log_outgrown
 
@@ -654,7 +499,7 @@ class ProcessEngine:
         killed_by_kernel = None if worker.overrun else OOM_KILLS.rose()
         return Memory(worker.popen.peak, worker.overrun, self._limits.memory, killed_by_kernel)
 
-    def _drop(self, worker: _Worker) -> None:
+    def _drop(self, worker: WorkerProcess) -> None:
         del self._workers[worker.number]
         if self._by_fd.pop(worker.fd, None) is not None:
             self._epoll.unregister(worker.fd)
@@ -710,15 +555,6 @@ class ProcessEngine:
         self._bell.close()
 
 
-def _not_picklable(what: str, obj: object, error: BaseException) -> BaseException:
-    from motorpool.explain import not_picklable
-
-    return not_picklable(what, obj, error)
-
-
 def _names_main(payload: bytes) -> bool:
     """Tell whether a pickle may refer to something in `__main__`."""
     return b"__main__" in payload or payload[0] == MARK
-
-
-_NAMED_KINDS = (type(len), type(_forget_all), type)

@@ -1,0 +1,152 @@
+"""Give a worker process its channel, its page of shared memory and its set-up, and start it."""
+
+import os
+import socket
+from multiprocessing import process
+from multiprocessing.context import BaseContext
+
+from motorpool.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motorpool.engines.stacks import Target
+
+from motorpool.buffers import Exchange
+from motorpool.definitions import Definitions, Known, inherited_by_fork
+from motorpool.engines import starting
+from motorpool.engines.base import Initializer, Limits
+from motorpool.engines.functions import Functions
+from motorpool.serialization import dumps
+from motorpool.transport import FrameReader, FrameWriter
+from motorpool.worker import page as pages
+from motorpool.worker.main import Setup
+
+
+class WorkerProcess:
+    """The parent's side of one worker process."""
+
+    def __init__(
+        self, number: int, handle: process.BaseProcess, popen: starting.Popen, fd: int, page: int
+    ) -> None:
+        self.number = number
+        self.process = handle
+        self.popen = popen
+        self.fd = fd
+        self.page = pages.Page(page)
+        self.reader = FrameReader(fd)
+        self.writer = FrameWriter(fd)
+        self.is_writing = False
+        self.is_leaving = False
+        self.functions: set[int] = set()
+        self.job = -1  # of the last chunk sent
+        self.known = Known()
+        # Of the memory watch: its gauge, the task it suspects, and the size it killed for.
+        self.gauge: Any = None
+        self.suspect: tuple[int, int] | None = None
+        self.overrun = 0
+
+    def stack_target(self) -> "Target":
+        """Return how to ask for its stacks."""
+        from motorpool.engines.stacks import Target
+
+        return Target(self.popen.pid, self.page.stack_fd, self.popen.recall)
+
+
+class Launcher:
+    """Starts worker processes of one pool."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        initializer: Initializer | None,
+        limits: Limits,
+        exchange: Exchange,
+        definitions: Definitions,
+        functions: Functions,
+    ) -> None:
+        self._context = context
+        self._method = context.get_start_method()
+        self._initializer = initializer
+        self._limits = limits
+        self._exchange = exchange
+        self._definitions = definitions
+        self._functions = functions
+
+    def launch(self, number: int) -> tuple[WorkerProcess, bytes | None]:
+        """Start a worker; return it and the set-up to send, None if it has it.
+
+        Raises OSError if there can be none.
+        """
+        handle = self._context.Process(group=None)  # type: ignore[attr-defined]
+        handle.name = handle.name.replace("Process", "PoolWorker")
+        handle.daemon = True
+        known = Known(inherited_by_fork()) if self._method == "fork" else Known()
+        ours, theirs = socket.socketpair()
+        page = -1
+        try:
+            page = pages.make(*self._limits)
+            ours.setblocking(False)
+            arena = self._exchange.pass_on(page)
+            try:
+                fds = starting.Fds(theirs.fileno(), page, arena)
+                payload = self._start(handle, fds, number, known)
+            finally:
+                os.close(arena)
+            worker = self._adopt(number, handle, ours, page)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            if page >= 0:
+                os.close(page)
+        worker.known = known
+        return worker, payload
+
+    def _start(self, handle: Any, fds: starting.Fds, number: int, known: Known) -> bytes | None:
+        """Start the process; return the set-up to send, None if it has it."""
+        region = self._exchange.region_of(number)
+        made: list[Any] = []
+
+        def set_up() -> bytes:
+            return self._set_up(handle, region, known)
+
+        def make(_handle: object) -> starting.Popen:
+            if self._method == "fork":
+                made.append(starting.start_by_fork(handle, fds, self._initializer, region))
+                made.append(None)
+            else:
+                from motorpool.engines.spawning import start_by_server, start_by_spawn
+
+                start = start_by_spawn if self._method == "spawn" else start_by_server
+                made.extend(start(handle, fds, set_up))
+            popen: starting.Popen = made[0]
+            return popen
+
+        handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
+        starting.start(handle)
+        if not made:
+            msg = f"{type(handle).__qualname__}.start() of the context started no process"
+            raise TypeError(msg)
+        payload: bytes | None = made[1]
+        return payload
+
+    def _set_up(self, handle: process.BaseProcess, region: int, known: Known) -> bytes:
+        from motorpool.engines.spawning import identity_of
+
+        identity = identity_of(handle, self._method)
+        definitions = initializer = None
+        if self._initializer is not None:
+            initializer, roots, _ = self._functions.pickle(self._initializer, "the initializer")
+            definitions = self._definitions.pack_for(known, roots)
+        return dumps(Setup(identity, definitions, initializer, region))
+
+    def _adopt(self, number: int, handle: Any, channel: socket.socket, page: int) -> WorkerProcess:
+        """Return the parent's side of a process that was started."""
+        popen: starting.Popen = handle._popen  # noqa: SLF001 - ours, see `_start`
+        try:
+            worker = WorkerProcess(number, handle, popen, channel.fileno(), page)
+        except BaseException:
+            popen.give_up()
+            raise
+        channel.detach()
+        return worker
