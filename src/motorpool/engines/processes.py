@@ -73,7 +73,7 @@ from motorpool.messages import (
 from motorpool.scheduler.chunking import MESSAGE_SECONDS
 from motorpool.serialization import dumps, dumps_call, loads
 from motorpool.transport import Frame, pack
-from motorpool.worker.main import RECALL_SIGNAL
+from motorpool.worker.signals import RECALL_SIGNAL
 
 # What a worker that was told to leave may take before SIGKILL.
 TERM_SECONDS = 0.5

@@ -1,6 +1,6 @@
 """Take the stacks of worker processes without their help: ask by a signal, read a file.
 
-What answers in the worker is in `worker/stack.py`. A worker tells the number of
+What answers in the worker is in `worker/signals.py`. A worker tells the number of
 its file's descriptor in its page; the file is opened by way of `/proc`.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from motorpool.stacks import Frame, format_frames, parse_dump, task_frames, worker_frames
 from motorpool.typed import NamedTuple
-from motorpool.worker.stack import NAME, STACK_SIGNAL
+from motorpool.worker.signals import NAME, STACK_SIGNAL
 
 # How long to wait for an answer. It takes a millisecond; a worker that is
 # stopped, or cannot be scheduled, gives none.

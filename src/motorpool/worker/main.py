@@ -2,10 +2,8 @@
 
 import os
 import select
-import signal
 import sys
-from _signal import SIG_DFL, SIG_UNBLOCK, pthread_sigmask  # type: ignore[import-not-found]
-from _signal import signal as set_handler
+from _signal import signal as set_handler  # type: ignore[import-not-found]
 from collections import deque
 from contextlib import suppress
 from time import perf_counter
@@ -41,16 +39,11 @@ from motorpool.typed import TYPE_CHECKING, Any, NamedTuple
 from motorpool.worker.last_words import before_the_end
 from motorpool.worker.page import Page
 from motorpool.worker.run import EXACT, Pace, Running, caller, run_call, run_chunk
-from motorpool.worker.stack import listen
+from motorpool.worker.signals import RECALL_SIGNAL, become_worker, die_with_parent, listen
 from motorpool.worker.threads import limit_threads
 
 if TYPE_CHECKING:
     from motorpool.worker.identity import Identity
-
-# Asks a worker for the items that it has not begun. By default a process
-# ignores it, so it harms nobody who replaced the handler.
-RECALL_SIGNAL = signal.SIGURG
-
 
 # A worker without work gives back after this long what its arena does not need,
 # and then looks as often whether the parent still sees the rest.
@@ -430,61 +423,6 @@ class Worker:
                 kept.append(frame)
         self._inbox.clear()
         self._inbox.extend(kept)
-
-
-def become_worker() -> None:
-    """Set the process's signals as a worker's; Ctrl-C is the parent's business."""
-    signal.set_wakeup_fd(-1)
-    # A handler rather than SIG_IGN, which programs started by a task would inherit.
-    # And without the module's names for what these return, which take as long again.
-    set_handler(signal.SIGINT, _ignore)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        set_handler(number, SIG_DFL)
-    pthread_sigmask(SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
-
-
-def _ignore(_signal: int, _frame: object) -> None:
-    """Do nothing."""
-
-
-def die_with_parent(lifeline: int) -> None:
-    """Have the kernel kill this process as soon as the parent's end of `lifeline` closes.
-
-    The parent holds the only other end of that pipe. A signal on its closing
-    reaches a worker also in the midst of a task that never returns to Python.
-    """
-    import fcntl
-
-    if not hasattr(fcntl, "F_SETSIG"):
-        _set_signal = 10 if sys.platform == "linux" else None
-    else:
-        _set_signal = fcntl.F_SETSIG
-    if _set_signal is None:
-        return
-    # An open file of our own: the owner of its signals is not shared with siblings.
-    try:
-        fd = os.open(f"/proc/self/fd/{lifeline}", os.O_RDONLY | os.O_NONBLOCK)
-    except OSError:
-        # A program that has dropped its privileges may not look into /proc.
-        import threading
-
-        threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
-        return
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, _set_signal, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    if poll.poll(0):  # The parent died before the signal was set.
-        os._exit(1)
-
-
-def _die_with(lifeline: int) -> None:
-    """End this process when `lifeline` closes, unless a task holds the GIL for ever."""
-    poll = select.poll()
-    poll.register(lifeline, select.POLLHUP)
-    poll.poll()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def work(
