@@ -5,7 +5,6 @@ import os
 
 from motorpool.cpus import cpu_count
 from motorpool.engines.base import Limits
-from motorpool.sizes import parse_size
 from motorpool.worker.threads import THREAD_VARIABLES
 
 
@@ -24,7 +23,11 @@ def check_limits(
     memory_limit: int | str | None, threads_per_worker: int | None, processes: int | None
 ) -> Limits:
     """Return what each worker may use."""
-    memory = 0 if memory_limit is None else parse_size(memory_limit, "memory_limit")
+    memory = 0
+    if memory_limit is not None:
+        from motorpool.sizes import parse_size
+
+        memory = parse_size(memory_limit, "memory_limit")
     if threads_per_worker is not None:
         threads = operator.index(threads_per_worker)
         if threads < 1:

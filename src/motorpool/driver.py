@@ -27,7 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from motorpool.books import Books
+from motorpool.books import Books, BooksLock
 from motorpool.callbacks import CallbackThread
 from motorpool.calls import Calls
 from motorpool.engines.base import Engine, StartFailed
@@ -41,7 +41,6 @@ from motorpool.errors import (
 from motorpool.feeder import Feeder
 from motorpool.iterators import Stream
 from motorpool.jobs import Record, start_error
-from motorpool.lock import BooksLock
 from motorpool.lookout import FIRST_SECONDS, LOOK_SECONDS, Lookout
 from motorpool.messages import (
     CALL_ARGUMENTS,

@@ -7,7 +7,6 @@ What the driver does with it: chunks wait while memory is short and a task runs
 from motorpool.log import log
 from motorpool.memory import OOM_KILLS, Room, Space
 from motorpool.messages import MemoryNews
-from motorpool.sizes import format_size
 
 LOOK_SECONDS = 0.5
 # A pool for a moment needs no look.
@@ -56,6 +55,8 @@ def _floor(space: Space) -> float:
 
 
 def _tell(space: Space, *, is_short: bool) -> None:
+    from motorpool.sizes import format_size
+
     logger = log()
     left = f"{format_size(space.available)} of {format_size(space.total)}"
     if is_short:
