@@ -290,6 +290,7 @@ class Ledger:
         self.failed = Counter()  # (job, index)
         self._tasks = Counter()
         self._tasks_per_worker = tasks_per_worker
+        self.whole = set()  # jobs in chunks of the user's
         self._begun_chunks = set()
         self._owed = {}  # (job, index): how it has to be settled
         self._failed_starts = 0
@@ -547,6 +548,8 @@ class Ledger:
         if self.memory_is_short:
             assert not any(self.holding.values()), "two at a time while memory is short"
         account = self.jobs[job]
+        if account.chunksize is not None:
+            self.whole.add(job)
         assert how == [account.control is not None, account.is_apart]
         assert start < stop, "an empty chunk"
         assert stop <= account.room(), f"item {stop - 1} is beyond the limit {account.room()}"
@@ -700,6 +703,10 @@ class Ledger:
             elif chunk[1] in self.killable or (account and seen.at in account.dropped):
                 assert wake <= now + MOST_LOOK_SECONDS, f"nobody will end it in {seen.worker}"
 
+    def _counts_as_one_task(self, job):
+        """Return whether each chunk of a job is one of the tasks that a worker is good for."""
+        return self._tasks_per_worker is not None and job in self.whole
+
     def check_recalls(self, now, soon):
         """Object if a worker is idle, and nobody will ask for what a busy one has not begun."""
         if self.free() is None or self.is_broken or self.memory_is_short:
@@ -710,6 +717,8 @@ class Ledger:
         for worker in self.ready:
             held = [(number, *self.chunks[number][1:]) for number in self.holding[worker]]
             if len(held) == 1 and held[0][3] - held[0][2] <= 1:
+                continue
+            if held and self._counts_as_one_task(held[0][1]):
                 continue
             for number, job, start, stop in held:
                 if job in self.jobs and number > self.recalled.get(worker, 0):

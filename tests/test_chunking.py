@@ -118,6 +118,7 @@ def test_cost_follows_a_change_in_a_few_chunks():
         pytest.param(8, 1e-6, 0.0, 16, id="little work"),
         pytest.param(8, WINDOW_SECONDS, 0.0, 8, id="work enough for each worker"),
         pytest.param(8, 1e-6, 2 * CONSUMER_SECONDS, 8, id="a slow consumer"),
+        pytest.param(8, CONSUMER_SECONDS / 2, 2 * CONSUMER_SECONDS, 16, id="slow workers"),
         pytest.param(MOST_WINDOW, 1e-9, 0.0, MOST_WINDOW, id="the most"),
         pytest.param(MOST_WINDOW - 1, 1e-9, 0.0, MOST_WINDOW, id="to the most"),
     ],

@@ -5,7 +5,7 @@ from motorpool.typed import NamedTuple
 
 # A chunk aims at this much work: long enough that the 0.1 ms it costs to send
 # one is lost in it, short enough for results to flow and for a fair end.
-TARGET_SECONDS = 0.004
+TARGET_SECONDS = 0.008
 # Where a message costs more, a chunk is so many times as long.
 TARGET_MESSAGES = 20
 # All messages go through one thread. With many workers chunks are so long that
@@ -16,13 +16,13 @@ MESSAGE_SECONDS = 0.0001
 # A chunk with less work than so many messages cost is not worth being split.
 WORTH_MESSAGES = 2
 # A worker gives back the rest of a chunk that has run this long.
-BUDGET_SECONDS = 0.010
+BUDGET_SECONDS = 0.020
 # Work sent to a worker beyond the chunk it runs, so that it need not wait.
-AHEAD_SECONDS = 0.004
+AHEAD_SECONDS = 0.008
 AHEAD_CHUNKS = 16
 # Large arguments take time to copy, and room in shared memory. So much of them
 # counts for a second of work when it is decided how many items travel together.
-BYTES_PER_SECOND = 2 << 30
+BYTES_PER_SECOND = 1 << 30
 # Of items with large arguments, so many chunks at most are in a worker's hands:
 # one is copied while the other runs.
 HEAVY_CHUNKS = 2
@@ -119,8 +119,10 @@ def grown_window(
     """Return the next window of a job whose consumer had to wait.
 
     It grows neither beyond a while's work for each worker, nor beyond what the
-    consumer takes in a while: it last took a window's worth in `took` seconds.
+    consumer takes in a while: it last took a window's worth in `took` seconds,
+    those included that the workers needed for it.
     """
-    if seconds * window > timing.window * workers or took > timing.consumer:
+    work = seconds * window / workers
+    if work > timing.window or took - work > timing.consumer:
         return window
     return min(2 * window, MOST_WINDOW)

@@ -333,7 +333,7 @@ class Scheduler:
             return users
         seconds = cost.seconds + cost.transfer
         lengths = self._timing
-        most = chunk_size(job.pending(), self._staff.size, seconds, lengths.target, lengths.least)
+        most = chunk_size(job.remaining(), self._staff.size, seconds, lengths.target, lengths.least)
         return max(users, most - most % users)
 
     # What comes back.

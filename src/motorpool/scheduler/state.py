@@ -98,6 +98,17 @@ class Job:
         """Return how many items may be sent."""
         return max(self.upto() - self.next, 0) + sum(stop - start for start, stop in self.returned)
 
+    def remaining(self) -> int:
+        """Return how many items are left to be shared out among the workers.
+
+        Those of a stream come little by little, as results are taken: then that
+        is a window's worth, however few have come.
+        """
+        pending = self.pending()
+        if self.window is None or not (self.is_open or self.limit < self.size):
+            return pending
+        return max(pending, self.window)
+
     def take(self, most: int) -> tuple[int, int]:
         """Take up to `most` pending items, those that came back first."""
         if not self.returned:
