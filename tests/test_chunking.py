@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from motorpool.scheduler import Cost
 from motorpool.scheduler.chunking import (
     CONSUMER_SECONDS,
     MESSAGE_SECONDS,
@@ -12,7 +13,6 @@ from motorpool.scheduler.chunking import (
     TARGET_SECONDS,
     WINDOW_SECONDS,
     WORTH_MESSAGES,
-    Cost,
     chunk_size,
     grown_window,
 )

@@ -145,7 +145,7 @@ def test_ended_pool_has_no_stacks(make_pool):
 
 def test_task_that_runs_far_longer_than_others_is_named_once(make_pool, caplog, monkeypatch):
     """The log has the item, for how long, and the stack; and no more of it later."""
-    monkeypatch.setattr(motorpool.scheduler.slow, "LEAST_SECONDS", 0.4)
+    monkeypatch.setattr(motorpool.scheduler.state.Lengths, "least_seconds", 0.4)
     caplog.set_level("WARNING", "motorpool")
     pool = make_pool(2)
     assert pool.map(workloads.nap, [0.001] * 20) == [0.001] * 20

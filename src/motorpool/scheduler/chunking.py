@@ -1,6 +1,5 @@
 """How many items to send next, and how far ahead."""
 
-from motorpool.scheduler.slow import Lengths
 from motorpool.typed import NamedTuple
 
 # A chunk aims at this much work: long enough that the 0.1 ms it costs to send
@@ -20,9 +19,6 @@ BUDGET_SECONDS = 0.020
 # Work sent to a worker beyond the chunk it runs, so that it need not wait.
 AHEAD_SECONDS = 0.008
 AHEAD_CHUNKS = 16
-# Large arguments take time to copy, and room in shared memory. So much of them
-# counts for a second of work when it is decided how many items travel together.
-BYTES_PER_SECOND = 1 << 30
 # Of items with large arguments, so many chunks at most are in a worker's hands:
 # one is copied while the other runs.
 HEAVY_CHUNKS = 2
@@ -69,27 +65,6 @@ def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
         window=WINDOW_SECONDS * longer,
         consumer=CONSUMER_SECONDS * least,
     )
-
-
-class Cost:
-    """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
-
-    __slots__ = ("lengths", "seconds", "transfer")
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self.transfer = 0.0  # beside that: what an item's data counts for, see `weigh`
-        self.lengths = Lengths()
-
-    def add(self, items: int, seconds: float) -> None:
-        """Learn from `items` that took `seconds` together; later ones count for more."""
-        mean = max(seconds / items, 1e-9)
-        self.seconds = mean if not self.seconds else 0.5 * self.seconds + 0.5 * mean
-        self.lengths.add(items, mean)
-
-    def weigh(self, items: int, size: int) -> None:
-        """Learn from `items` that were sent with `size` bytes of data."""
-        self.transfer = size / items / BYTES_PER_SECOND
 
 
 def chunk_size(

@@ -45,7 +45,6 @@ from motorpool.messages import (
     WorkerSeen,
     WorkerStarted,
 )
-from motorpool.scheduler import slow
 from motorpool.scheduler.backlog import Backlog
 from motorpool.scheduler.chunking import (
     AHEAD_CHUNKS,
@@ -56,7 +55,7 @@ from motorpool.scheduler.chunking import (
 )
 from motorpool.scheduler.recall import Recalls
 from motorpool.scheduler.staff import Staff
-from motorpool.scheduler.state import HeldChunk, Job, Worker
+from motorpool.scheduler.state import HeldChunk, Job, Lengths, Worker
 from motorpool.scheduler.watch import Watch, seconds_late
 from motorpool.typed import Any
 
@@ -455,7 +454,7 @@ class Scheduler:
         is_dry = bool(self._idle) and not self._memory_is_short and self._backlog.first() is None
         self._recalls.ask_due(self._now, is_dry=is_dry)
         if self._now >= self._review_at:
-            self._review_at = self._now + slow.LEAST_SECONDS / 8
+            self._review_at = self._now + Lengths.least_seconds / 8
             self._name_slow()
 
     def _name_slow(self) -> None:

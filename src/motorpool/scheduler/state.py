@@ -1,14 +1,77 @@
-"""What the scheduler keeps of a job and of a worker."""
+"""What the scheduler keeps of a function, of a job, and of a worker and its chunks."""
 
 import heapq
 import math
+from bisect import insort
 from collections import deque
 
 from motorpool.messages import JobSubmitted
-from motorpool.scheduler.chunking import FIRST_WINDOW, Cost, Timing, grown_window
+from motorpool.scheduler.chunking import FIRST_WINDOW, Timing, grown_window
+
+# Large arguments take time to copy, and room in shared memory. So much of them
+# counts for a second of work when it is decided how many items travel together.
+BYTES_PER_SECOND = 1 << 30
+# A task is slow when it has run so many times as long as the median of its function.
+SLOW_FACTOR = 10
+# So many long tasks of a function are remembered; then every second one is.
+MOST_LENGTHS = 512
 
 _NONE: frozenset[int] = frozenset()
 _NO_ATTEMPTS: dict[int, int] = {}
+
+
+class Lengths:
+    """How long the tasks of a function take, so that one that takes far longer is noticed.
+
+    Where the median is below a tenth of `least_seconds` it does not matter what
+    it is, so short tasks are merely counted.
+    """
+
+    __slots__ = ("_items", "_long")
+
+    least_seconds = 60.0  # No task is slow before that.
+
+    def __init__(self) -> None:
+        self._items = 0
+        self._long: list[float] = []
+
+    def add(self, items: int, mean: float) -> None:
+        """Learn from `items` that took `mean` seconds each."""
+        self._items += items
+        if mean * SLOW_FACTOR >= self.least_seconds:
+            for _ in range(min(items, MOST_LENGTHS)):
+                insort(self._long, mean)
+            if len(self._long) > MOST_LENGTHS:
+                self._long = self._long[::2]
+                self._items //= 2
+
+    def patience(self) -> float:
+        """Return the seconds after which a task is worth a word."""
+        long = len(self._long)
+        at = self._items // 2 - (self._items - long)
+        median = self._long[at] if 0 <= at < long else 0.0
+        return max(self.least_seconds, SLOW_FACTOR * median)
+
+
+class Cost:
+    """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
+
+    __slots__ = ("lengths", "seconds", "transfer")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.transfer = 0.0  # beside that: what an item's data counts for, see `weigh`
+        self.lengths = Lengths()
+
+    def add(self, items: int, seconds: float) -> None:
+        """Learn from `items` that took `seconds` together; later ones count for more."""
+        mean = max(seconds / items, 1e-9)
+        self.seconds = mean if not self.seconds else 0.5 * self.seconds + 0.5 * mean
+        self.lengths.add(items, mean)
+
+    def weigh(self, items: int, size: int) -> None:
+        """Learn from `items` that were sent with `size` bytes of data."""
+        self.transfer = size / items / BYTES_PER_SECOND
 
 
 class Job:
