@@ -82,10 +82,13 @@ def examples():
         thing = getattr(motorpool, name)
         if not (inspect.isclass(thing) or inspect.isroutine(thing)):
             continue
-        module = inspect.getmodule(thing)
-        for test in finder.find(thing, name, module=module, globs=dict(globs)):
-            if test.examples:
-                found[test.name] = test
+        for home in inspect.getmro(thing) if inspect.isclass(thing) else (thing,):
+            if home.__module__.partition(".")[0] != "motorpool":
+                continue
+            module = inspect.getmodule(home)
+            for test in finder.find(home, home.__name__, module=module, globs=dict(globs)):
+                if test.examples:
+                    found[test.name] = test
     return found
 
 
@@ -102,6 +105,16 @@ def test_example_in_a_docstring_runs(name):
     assert runner.summarize(verbose=False).failed == 0, "".join(report)
 
 
-def test_pool_has_an_example():
-    """The most read docstring shows how to begin."""
-    assert any(name.startswith("Pool") for name in EXAMPLES)
+CALLED = {
+    "Lifecycle": "abilities stacks close terminate join",  # of every pool
+    "Pool": "apply apply_async map map_async starmap starmap_async imap imap_unordered",
+    "AsyncResult": "ready successful wait get cancel cancelled",
+    "IMapIterator": "next cancel",
+}
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", CALLED)
+def test_method_that_users_call_has_an_example(kind):
+    """Whoever looks a method up finds a line to copy."""
+    assert {f"{kind}.{name}" for name in CALLED[kind].split()} <= EXAMPLES.keys()

@@ -114,6 +114,14 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
     """The iterator of `imap`, in the order of the input.
 
     Dropping it before its end cancels what has not begun.
+
+    Examples
+    --------
+    >>> with Pool(2) as pool:
+    ...     for result in pool.imap(abs, [-1, 2]):
+    ...         print(result)
+    1
+    2
     """
 
     _ordered = True
@@ -157,6 +165,13 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
         Exception
             What the task raised; the next call goes on with the next item.
             A `StopIteration` of a task comes as a `RuntimeError`.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     results = pool.imap(abs, [-1, 2])
+        ...     results.next(timeout=60), next(results)
+        (1, 2)
         """
         deadline = deadline_of(timeout)
         while True:
@@ -189,6 +204,20 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
 
         Results that are ready are still given out. Then comes a
         `TaskCancelledError`, then the end.
+
+        Examples
+        --------
+        >>> import time
+        >>> from motorpool import TaskCancelledError
+        >>> with Pool(1) as pool:
+        ...     results = pool.imap(time.sleep, [0, 60])
+        ...     print(next(results), results.cancel())
+        ...     try:
+        ...         next(results)
+        ...     except TaskCancelledError:
+        ...         print("cancelled")
+        None True
+        cancelled
         """
         return self._driver.stop(self._stream, cancelled())
 
@@ -220,7 +249,14 @@ class IMapUnorderedIterator(
     IMapIterator[R],
     multiprocessing.pool.IMapUnorderedIterator,  # type: ignore[type-arg]
 ):
-    """The iterator of `imap_unordered`, in the order in which results come."""
+    """The iterator of `imap_unordered`, in the order in which results come.
+
+    Examples
+    --------
+    >>> with Pool(2) as pool:
+    ...     sorted(pool.imap_unordered(abs, [-3, 1]))
+    [1, 3]
+    """
 
     _ordered = False
 

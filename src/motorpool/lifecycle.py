@@ -78,13 +78,37 @@ class Lifecycle(multiprocessing.pool.Pool):
         return self._driver.stacks()
 
     def close(self) -> None:
-        """Take no more work; the workers leave when what was submitted is done."""
+        """Take no more work; the workers leave when what was submitted is done.
+
+        Examples
+        --------
+        >>> pool = Pool(1)
+        >>> result = pool.apply_async(abs, (-1,))
+        >>> pool.close()
+        >>> pool.join()
+        >>> result.get()
+        1
+        """
         if self._state == RUN:
             self._state = CLOSE
             self._driver.close()
 
     def terminate(self) -> None:
-        """End the workers now; what was outstanding raises `PoolTerminatedError`."""
+        """End the workers now; what was outstanding raises `PoolTerminatedError`.
+
+        Examples
+        --------
+        >>> import time
+        >>> from motorpool import PoolTerminatedError
+        >>> pool = Pool(1)
+        >>> result = pool.apply_async(time.sleep, (60,))
+        >>> pool.terminate()
+        >>> try:
+        ...     result.get()
+        ... except PoolTerminatedError:
+        ...     print("terminated")
+        terminated
+        """
         self._state = TERMINATE
         self._driver.terminate()
         self._forget()
@@ -96,6 +120,12 @@ class Lifecycle(multiprocessing.pool.Pool):
         ------
         ValueError
             If neither `close` nor `terminate` was called before.
+
+        Examples
+        --------
+        >>> pool = Pool(1)
+        >>> pool.terminate()
+        >>> pool.join()
         """
         if self._state == RUN:
             msg = "Pool is still running: call close() or terminate() before join()"

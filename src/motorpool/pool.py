@@ -448,6 +448,15 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
     cancelled, or late, or running when the pool is terminated, is left to
     itself. Another thread takes its place.
 
+    Parameters
+    ----------
+    processes
+        Number of threads; by default `motorpool.cpu_count()`.
+    initializer, initargs
+        As in `Pool`.
+    timeout, retries, backoff, retry_on, on_error
+        As in `Pool`.
+
     Examples
     --------
     >>> from motorpool import ThreadPool

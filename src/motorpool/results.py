@@ -101,7 +101,16 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
             self._error_callback = error_callback
 
     def ready(self) -> bool:
-        """Return whether the call is finished, callback included."""
+        """Return whether the call is finished, callback included.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(abs, (-1,))
+        ...     result.wait()
+        ...     result.ready()
+        True
+        """
         return self._is_ready
 
     def successful(self) -> bool:
@@ -111,6 +120,14 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         ------
         ValueError
             If it is not finished yet.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(int, ("one",))
+        ...     result.wait()
+        ...     result.successful()
+        False
         """
         if not self._is_ready:
             msg = f"{self!r} not ready"
@@ -119,7 +136,17 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         return self._error is None
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until the result is there, or for `timeout` seconds."""
+        """Wait until the result is there, or for `timeout` seconds; raise nothing of the task's.
+
+        Examples
+        --------
+        >>> import time
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(time.sleep, (60,))
+        ...     result.wait(0.01)
+        ...     result.ready()
+        False
+        """
         if self._is_ready:
             return
         if timeout is None and self._driver.await_call(self):
@@ -146,6 +173,12 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
             pool's `with` block will cancel it.
         Exception
             What the task raised, with the worker's traceback as its cause.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     pool.apply_async(int, ("ff", 16)).get(timeout=60)
+        255
         """
         if not self._is_ready:
             self.wait(timeout)
@@ -194,7 +227,16 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
         return self._is_cancelled
 
     def cancelled(self) -> bool:
-        """Return whether the call was cancelled."""
+        """Return whether `cancel` has succeeded.
+
+        Examples
+        --------
+        >>> with Pool(1) as pool:
+        ...     result = pool.apply_async(abs, (-1,))
+        ...     result.wait()
+        ...     result.cancel(), result.cancelled()
+        (False, False)
+        """
         return self._is_cancelled
 
     def _seems_done(self) -> bool:
@@ -275,7 +317,15 @@ _SKIPPED = object()
 
 
 class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: ignore[type-arg]
-    """The result of `map_async` and `starmap_async`, as `multiprocessing.pool.MapResult`."""
+    """The result of `map_async` and `starmap_async`, as `multiprocessing.pool.MapResult`.
+
+    Examples
+    --------
+    >>> with Pool(2) as pool:
+    ...     result = pool.map_async(str, [1, 2])
+    ...     result.get()
+    ['1', '2']
+    """
 
     def __init__(
         self,
