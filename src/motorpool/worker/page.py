@@ -21,12 +21,17 @@ from motorpool.typed import Any
 
 # Memory that nobody has written to takes no room.
 SIZE = 1024 * 1024
-# Chunk, index, upto, end of the journal, descriptor that stacks are written to;
-# limit of memory, number of threads; size at which the worker outgrew the limit;
-# whether it calls what may end it; when the item began.
+# The words that it begins with. What the worker is at: the chunk, or `IDLE`; the item, or
+# `LOADING`; the end of what was begun; the end of the journal.
+_CHUNK, _INDEX, _UPTO, _END = range(4)
+_STACK_FD = 4  # the descriptor that stacks are written to
+_LIMIT, _THREADS = 5, 6  # orders: bytes of memory, threads of libraries
+_OUTGROWN = 7  # the size at which the worker leaves because it is over the limit
+_ENDING = 8  # whether it has called what may end it
+_SINCE_WHEN = 9  # when the item began, as a double
 _WORDS = 10
 _ORDERS = struct.Struct("<qq")
-_BEGIN = 8 * _WORDS
+_BEGIN = 8 * _WORDS  # of the journal
 _SINCE = struct.Struct("<d")
 # Of an entry in the journal: the first item, how many there are, and the length of the pickle of
 # a list of results. Instead of the number: `_ALONE` for the pickle of one result, `_PLAIN` for
@@ -44,7 +49,7 @@ def make(memory_limit: int = 0, threads: int = 0) -> int:
     """Return the descriptor of a new page, with orders for its worker."""
     fd = os.memfd_create("motorpool-page")
     os.ftruncate(fd, SIZE)
-    os.pwrite(fd, _ORDERS.pack(memory_limit, threads), 8 * 5)
+    os.pwrite(fd, _ORDERS.pack(memory_limit, threads), 8 * _LIMIT)
     return fd
 
 
@@ -61,7 +66,7 @@ class Page:
     def __init__(self, fd: int) -> None:
         self._map = mmap.mmap(fd, SIZE)
         self._words = memoryview(self._map)[:_BEGIN].cast("q")
-        self._since = memoryview(self._map)[_BEGIN - 8 : _BEGIN].cast("d")
+        self._since = memoryview(self._map)[8 * _SINCE_WHEN : _BEGIN].cast("d")
         self.full = False
         self._stop = 0
         self._is_apart = False  # whether no two results may share an object
@@ -96,45 +101,37 @@ class Page:
     @property
     def memory_limit(self) -> int:
         """How many bytes the worker may use; 0 for any number."""
-        return self._words[5]
+        return self._words[_LIMIT]
 
     @property
     def threads(self) -> int:
         """How many threads libraries may use; less than 0 if by default, 0 for any number."""
-        return self._words[6]
+        return self._words[_THREADS]
 
     def outgrown(self, size: int) -> None:
         """Note that the worker leaves because it uses so many bytes."""
-        self._words[7] = size
+        self._words[_OUTGROWN] = size
 
     def listening(self, fd: int) -> None:
         """Note the descriptor to which stacks are written on request."""
-        self._words[4] = fd
+        self._words[_STACK_FD] = fd
 
     def clear(self) -> None:
         """Nothing is being run."""
-        self._words[0] = IDLE
+        self._words[_CHUNK] = IDLE
 
     def load(self, chunk: int, stop: int) -> None:
         """Note that a chunk is about to be unpickled."""
         words = self._words
-        words[1] = LOADING
-        words[3] = _BEGIN
+        words[_INDEX] = LOADING
+        words[_END] = _BEGIN
         # Until its items are: what their function imports is not their time.
         self._since[0] = math.inf
-        words[0] = chunk
+        words[_CHUNK] = chunk
         self._stop = stop
         self._is_apart = False
         self._bulk = (0, 0)
         self.full = False
-
-    def call(self, chunk: int) -> None:
-        """Note that a chunk of one item is about to be called."""
-        words = self._words
-        words[2] = 1
-        words[1] = 0
-        words[3] = _BEGIN
-        words[0] = chunk
 
     def load_items(self, now: float, *, is_apart: bool) -> None:
         """Note that the items of an exact chunk are about to be unpickled."""
@@ -144,14 +141,14 @@ class Page:
     def at(self, index: int, upto: int, now: float) -> None:
         """Items `index` to `upto` are about to be called."""
         words = self._words
-        words[2] = upto
+        words[_UPTO] = upto
         # Before the index: who reads an index finds its time, or a later one.
         self._since[0] = now
-        words[1] = index
+        words[_INDEX] = index
 
     def restart(self) -> None:
         """Forget the results noted so far: they were sent."""
-        self._words[3] = _BEGIN
+        self._words[_END] = _BEGIN
         self._bulk = (0, 0)
         self.full = False
 
@@ -188,7 +185,7 @@ class Page:
     def bulk(self, values: list[Any]) -> None:
         """Take note that `values` is about to grow by the results of all that is begun."""
         self._before = len(values)
-        self._index = self._words[1]
+        self._index = self._words[_INDEX]
         self._values = values
 
     def bulk_finished(self) -> None:
@@ -199,18 +196,18 @@ class Page:
 
     def last_words(self) -> None:
         """Note what a bulk run has finished so far: the item that it is at may be its last."""
-        self._words[8] = 1
+        self._words[_ENDING] = 1
         if self._values is not None:
             self._note_bulk()
-            self._upto = self._words[2]
-            self._words[2] = self._index + 1
-            self._words[1] = self._index
+            self._upto = self._words[_UPTO]
+            self._words[_UPTO] = self._index + 1
+            self._words[_INDEX] = self._index
 
     def go_on(self) -> None:
         """Take note that it was not: the bulk run goes on."""
-        self._words[8] = 0
+        self._words[_ENDING] = 0
         if self._values is not None:
-            self._words[2] = self._upto
+            self._words[_UPTO] = self._upto
 
     def keep(self, kind: int, start: int, stop: int, payload: bytes) -> None:
         """Note the payload of a frame that could not be sent."""
@@ -222,7 +219,7 @@ class Page:
         values = self._values
         assert values is not None  # noqa: S101 - for the type checker
         new = values[self._before :]
-        first, at = self._index, self._words[3]
+        first, at = self._index, self._words[_END]
         self._before += len(new)
         self._index += len(new)
         if self.expects_large:
@@ -244,21 +241,21 @@ class Page:
 
     def _append(self, index: int, count: int, pickled: bytes) -> bool:
         words, length = self._words, len(pickled)
-        begin = words[3]
+        begin = words[_END]
         middle = begin + _ENTRY_SIZE
         end = middle + length
         if end > SIZE:
             return False
         _pack_entry(self._map, begin, index, count, length)
         self._map[middle:end] = pickled
-        words[3] = end
+        words[_END] = end
         return True
 
     def noted(self, start: int, stop: int) -> memoryview | None:
         """Return the entries of these items, which need not be pickled again; None if it cannot."""
         if self._bulk != (start, stop):
             return None
-        return memoryview(self._map)[self._bulk_at : self._words[3]]
+        return memoryview(self._map)[self._bulk_at : self._words[_END]]
 
     def expect(self, payload: bytes, items: int) -> None:
         """Learn from the results of `items` that are being sent how large the next may be."""
@@ -270,29 +267,29 @@ class Page:
         """Return the chunk and index that a living worker is at, and since when."""
         words = self._words
         for _ in range(100):
-            number, index, since = words[0], words[1], self._since[0]
-            if number == words[0] and index == words[1]:
+            number, index, since = words[_CHUNK], words[_INDEX], self._since[0]
+            if number == words[_CHUNK] and index == words[_INDEX]:
                 return number, index, since
         return IDLE, LOADING, 0.0  # It is so fast that nothing can be late.
 
     @property
     def stack_fd(self) -> int:
         """The worker's descriptor to which stacks are written on request; 0 if it has none yet."""
-        return self._words[4]
+        return self._words[_STACK_FD]
 
     @property
     def outgrown_at(self) -> int:
         """The bytes that the worker used when it left because of them, 0 if it did not."""
-        return self._words[7]
+        return self._words[_OUTGROWN]
 
     @property
     def is_ending(self) -> bool:
         """Whether the worker has called what ends it, as far as is known."""
-        return bool(self._words[8])
+        return bool(self._words[_ENDING])
 
     def now(self) -> tuple[int, int]:
         """Return the chunk that is being run, or `IDLE`, and the item, or `LOADING`."""
-        return self._words[0], self._words[1]
+        return self._words[_CHUNK], self._words[_INDEX]
 
     def read(self, loads: Callable[[Any], Any]) -> tuple[int, int, int, dict[int, Any]]:
         """Return number, index and upto of a dead worker's chunk, and the results noted."""
