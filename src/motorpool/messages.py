@@ -32,7 +32,7 @@ NOTED_RESULTS = 26  # as RESULTS, but payload: a journal (`worker/page.py`)
 PROGRESS = 23  # as the kind that `extra` is; the chunk goes on; 0 s: unknown
 NEED = 22  # payload: (module, name or None)
 
-# What `worker/remote.py` answers beyond these.
+# Of a `Reply` only: no worker of ours sends these.
 NOT_STARTED = 24  # payload: Failure of the initializer
 UNKNOWN = 25  # payload: the key of a program that came without its text, and is not known here
 
@@ -47,10 +47,10 @@ CALL_ITEM = 0  # func(item)
 CALL_STAR = 1  # func(*item)
 CALL_ARGUMENTS = 2  # func(*item[0], **item[1])
 
-# States of a worker, in the first word of its page of shared memory.
+# In a worker's page of shared memory, instead of a chunk's number: it runs none.
 IDLE = -1
 
-# In the page, instead of an item's index: the chunk is being unpickled.
+# There, instead of an item's index: the chunk is being unpickled.
 LOADING = -1
 
 
@@ -68,7 +68,7 @@ class Failure(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What a process that is not our worker is to run of a chunk, and by which program."""
+    """What a process that is not our worker is to run: which items, and by which program."""
 
     program: tuple[str, int]  # the parent's token, a number
     setup: tuple[str, int] | None  # the same, of the initializer
@@ -79,7 +79,7 @@ class Order(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """Its answer: a kind as of a frame, where the items that it ran end, and a payload."""
+    """The answer to an `Order`: a kind as of a frame, where the items that ran end, a payload."""
 
     kind: int
     pid: int

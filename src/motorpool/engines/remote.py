@@ -59,9 +59,9 @@ from motorpool.typed import Any, ClassVar
 # How often a chunk is sent again because of a name it lacks.
 MOST_NEEDS = 100
 # The first item of a job is looked at for the classes it needs, if the chunk is not larger.
+SAMPLE_BYTES = 1 << 16
 # The job of a call that is not on the books.
 _DIRECT = -2
-SAMPLE_BYTES = 1 << 16
 
 
 class Slot:

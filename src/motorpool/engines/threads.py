@@ -49,7 +49,8 @@ from motorpool.worker.run import (
 
 _NAMES = count(1)
 
-# Of a chunk, or of a call: chunk number, function, the one item.
+# What a worker is sent: a chunk, its function, its items and its budget; or a call as
+# its chunk's number, its function and the one item; or None, to leave.
 _Entry = tuple[Chunk, Function, Any, float] | tuple[int, Function, list[Any]] | None
 
 

@@ -119,7 +119,7 @@ class Job:
         self.window = event.window
         self.taken = 0  # by the consumer, since `taken_since`
         self.taken_since = 0.0
-        self.limit = 0
+        self.limit = 0  # of what may have been read: what was taken, and the window
         if self.window is not None:
             self.window = max(self.window, FIRST_WINDOW * workers, 2 * (self.chunksize or 1))
             self.limit = self.window
@@ -214,7 +214,7 @@ class Job:
 
 
 class HeldChunk:
-    """What a worker has yet to answer of a chunk."""
+    """The part of a chunk that a worker has yet to answer."""
 
     __slots__ = ("is_users", "job", "number", "start", "stop")
 
@@ -227,7 +227,7 @@ class HeldChunk:
 
 
 class Worker:
-    """What a worker holds, the chunk it runs first."""
+    """A worker: the chunks that it holds, the one that it runs first, and what is known of it."""
 
     __slots__ = (
         "chunks",
@@ -250,13 +250,13 @@ class Worker:
         self.id = worker
         self.chunks: deque[HeldChunk] = deque()
         self.is_ready = False
-        self.is_leaving = False
+        self.is_leaving = False  # was told to
         self.is_killed = False  # by us
         self.tasks_left: float = tasks if tasks is not None else math.inf
-        self.news = 0.0
+        self.news = 0.0  # when it got ready, ended a chunk, or was sent one while idle
         self.since = 0.0  # when what it runs began, or a little earlier
         self.named = -1.0  # the `since` of a slow task that was named
-        self.recalled = False
+        self.recalled = False  # asked for what it has not begun, since the last news
         self.look_at = math.inf  # when to see what it is at
         self.look_again = 0.0  # seconds until the next look for what is unwanted
         # Chunks with items that were cancelled; None for all of them.
