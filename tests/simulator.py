@@ -13,6 +13,7 @@ own account of every item and objects to a command that contradicts it.
 """
 
 import heapq
+import math
 from collections import Counter, deque
 from itertools import count
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from motorpool.messages import (
     ChunkRefused,
     Closed,
     Consumed,
+    Control,
     Deliver,
     FailItem,
     FinishJob,
@@ -55,6 +57,16 @@ from motorpool.scheduler.watch import LEAST_LOOK_SECONDS, MOST_BACKOFF_SECONDS, 
 from motorpool.worker.run import Pace, Running
 
 PENDING, HELD, SETTLED, WAITING = 0, 1, 2, 3
+
+# Lengths of tasks, in seconds.
+LONG, SHORT = 1.0, 1e-5
+
+
+def control(
+    timeout=math.inf, retries=0, backoff=0.1, retry_on=(ValueError,), *, lost=True, late=True
+):
+    """Return what a job grants its items."""
+    return Control(timeout, retries, backoff, retry_on, lost, late)
 
 
 class SimulatedWorker:
