@@ -14,7 +14,7 @@ RUN = 3  # start, stop; extra: function number; seconds: budget; payload: the it
 # A worker that has spent the budget gives the rest back, or, if the budget is
 # negative, sends what it has and goes on.
 DEFINE = 4  # payload: definitions of names of modules a worker cannot import
-ANSWER = 5  # payload: the same, in reply to NEED
+ANSWER = 5  # in reply to NEED; payload: (whether it was found, definitions or None)
 FORGET = 6  # the function will not be used again
 STOP = 7
 CALL = 8  # as RUN, for one item of a worker that has nothing else to do

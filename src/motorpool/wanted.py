@@ -6,26 +6,26 @@ from types import ModuleType
 from motorpool.cloud import CloudPickler
 from motorpool.definitions import Definitions, Known
 
-Answer = tuple[bool, list[str] | None, bytes | None]
+Answer = tuple[bool, bytes | None]
 
 
 def answer(definitions: Definitions, known: Known, module: str, name: str | None) -> Answer:
-    """Return whether the parent has it, a `sys.path` to try, and definitions.
+    """Return whether the parent has it, and definitions of it if it is a name.
 
     A module is given as a mirror: its functions and classes follow by value,
     one by one, when they are asked for. A module written in C cannot be given.
     """
     found = sys.modules.get(module)
     if not isinstance(found, ModuleType):
-        return False, None, None
+        return False, None
     if name is None:
         if not hasattr(found, "__dict__") or getattr(found, "__file__", "").endswith(".so"):
-            return False, None, None
+            return False, None
         CloudPickler.mirrored[module] = None
-        return True, None, None
+        return True, None
     if name not in vars(found):
-        return False, None, None
+        return False, None
     try:
-        return True, None, definitions.pack_for(known, [(module, name)])
+        return True, definitions.pack_for(known, [(module, name)])
     except Exception:
-        return False, None, None
+        return False, None

@@ -473,8 +473,8 @@ class ProcessEngine:
     def _answer(self, worker: WorkerProcess, module: str, name: str | None) -> None:
         from motorpool import wanted
 
-        found, path, definitions = wanted.answer(self._definitions, worker.known, module, name)
-        self._send(worker, ANSWER, payload=dumps((found, path, definitions)))
+        answer = wanted.answer(self._definitions, worker.known, module, name)
+        self._send(worker, ANSWER, payload=dumps(answer))
 
     # The end of a worker.
 

@@ -2,7 +2,6 @@
 
 import os
 import select
-import sys
 from _signal import signal as set_handler  # type: ignore[import-not-found]
 from collections import deque
 from contextlib import suppress
@@ -371,9 +370,7 @@ class Worker:
         self._sending = guard
         if frame is None:
             os._exit(1)
-        found, path, definitions = loads(frame[6])
-        if path is not None:
-            sys.path[:] = path
+        found, definitions = loads(frame[6])
         if definitions:
             self._define(definitions)
         return bool(found)
