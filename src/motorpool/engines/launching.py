@@ -48,7 +48,7 @@ class WorkerProcess:
         """Return how to ask for its stacks."""
         from motorpool.engines.stacks import Target
 
-        return Target(self.popen.pid, self.page.stack_fd, self.popen.recall)
+        return Target(self.popen.pid, self.page.stack_fd, self.popen.send_signal)
 
 
 class Launcher:

@@ -332,7 +332,7 @@ class ProcessEngine:
     def recall(self, worker: int) -> None:
         """Ask a worker for what it has not begun; it may be in the midst of a task."""
         if worker in self._workers:
-            self._workers[worker].popen.recall(RECALL_SIGNAL)
+            self._workers[worker].popen.send_signal(RECALL_SIGNAL)
 
     # Looking on.
 

@@ -133,24 +133,24 @@ class Popen:
 
     def terminate(self) -> None:
         """Send SIGTERM."""
-        self._signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Send SIGKILL."""
-        self._signal(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Have the process stand still, so that what it is at stays true until it is killed."""
         with self._freezing:
-            self._signal(signal.SIGSTOP)
+            self.send_signal(signal.SIGSTOP)
             limit = time.monotonic() + FREEZE_SECONDS
             while self._is_moving() and time.monotonic() < limit:
                 time.sleep(0.0002)
             try:
                 yield
             finally:
-                self._signal(signal.SIGCONT)
+                self.send_signal(signal.SIGCONT)
 
     def _is_moving(self) -> bool:
         return self._state() in ("R", "S", "D")
@@ -166,15 +166,12 @@ class Popen:
             return ""
         return stat[stat.rindex(")") + 2 :][:1]
 
-    def _signal(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
+        """Send any signal, unless the process has ended."""
         with self._lock:  # Else the descriptor may be closed, and be another's.
             if self.returncode is None and self.sentinel >= 0:
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(self.sentinel, number)
-
-    def recall(self, number: int) -> None:
-        """Send any signal."""
-        self._signal(number)
 
     def forget(self) -> None:
         """In a forked child, where another thread may have held the lock: close."""
