@@ -33,7 +33,6 @@ class Stream:
         self.job = -1
         self._on_error = on_error
         self.is_complete = False
-        self.is_cancelled = False
         self._ordered = ordered
         self._ready: list[Any] = []
         self._early: dict[int, list[Any]] = {}
@@ -84,7 +83,6 @@ class Stream:
 
     def fail_all(self, error: BaseException) -> None:
         """End with `error` after what is ready."""
-        self.is_cancelled = True
         self._end_error = error
         self.is_complete = True
 

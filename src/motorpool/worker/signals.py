@@ -42,11 +42,9 @@ def die_with_parent(lifeline: int) -> None:
     """
     import fcntl
 
-    if not hasattr(fcntl, "F_SETSIG"):
-        _set_signal = 10 if sys.platform == "linux" else None
-    else:
-        _set_signal = fcntl.F_SETSIG
-    if _set_signal is None:
+    # Not every build of Python names it.
+    set_signal = getattr(fcntl, "F_SETSIG", 10 if sys.platform == "linux" else None)
+    if set_signal is None:
         return
     # An open file of our own: the owner of its signals is not shared with siblings.
     try:
@@ -58,7 +56,7 @@ def die_with_parent(lifeline: int) -> None:
         threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
         return
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, _set_signal, signal.SIGKILL)
+    fcntl.fcntl(fd, set_signal, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
     poll = select.poll()
     poll.register(fd, select.POLLIN)

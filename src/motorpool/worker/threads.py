@@ -47,7 +47,6 @@ def is_bare() -> bool:
     """
     if "ctypes" in sys.modules or "_cffi_backend" in sys.modules:
         return False  # They load libraries that are no modules.
-        return False
     if _Look.modules != len(sys.modules):
         _Look.modules = len(sys.modules)
         _Look.is_bare = not _has_libraries(_maps())
