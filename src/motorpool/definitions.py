@@ -1,6 +1,6 @@
 """What the workers know of `__main__`, and what they have to be told.
 
-A worker refers to `__main__` through a mirror (`worker/mirror.py`). Before a
+A worker refers to `__main__` through a mirror (`mirror.py`). Before a
 job's first chunk goes to a worker, the names that the job's function needs and
 the worker lacks, or knows in an older version, are sent to it by value.
 

@@ -2,9 +2,10 @@
 
 A mirror is a module whose missing names are asked of the parent, while
 something is being unpickled: `pickle` looks a name up, the mirror's
-`__getattr__` sends NEED, the parent answers with definitions (`definitions.py`
-there). A name that was defined stays until the parent defines it anew. Under
-fork the inherited `__main__` becomes the mirror, with all that it holds.
+`__getattr__` sends NEED, and the parent answers with definitions
+(`definitions.py`). A name that was defined stays until the parent defines it
+anew. Under fork the inherited `__main__` becomes the mirror, with all that it
+holds.
 
 The script itself is never run again in a worker.
 """
