@@ -2,7 +2,7 @@
 
 A process that Ray or Dask has started keeps a *logbook* for each pool that it
 serves: a folder in the machine's temporary one, with a list of the chunks that
-were begun, a page per thread for the chunk that it is at (`page.py`), and the
+were begun, a page per thread for the chunk that it is at (`worker/page.py`), and the
 last replies, which may be still on their way. When the process has died,
 another one on that machine reads the logbook (`read_logbook`). So the death
 costs the item that was run, and not its chunk, as long as the machine lives.
