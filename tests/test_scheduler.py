@@ -211,7 +211,9 @@ def test_short_items_are_sent_ahead():
     assert 1 < len(commands) <= AHEAD_CHUNKS
 
 
-@pytest.mark.parametrize(("size", "most", "ahead"), [(0, round(TARGET_SECONDS / SHORT), 16), (1 << 20, 8, 2)])
+@pytest.mark.parametrize(
+    ("size", "most", "ahead"), [(0, round(TARGET_SECONDS / SHORT), 16), (1 << 20, 8, 2)]
+)
 def test_items_with_much_data_travel_a_few_at_a_time(size, most, ahead):
     """Their data counts as work; one chunk is copied while another runs."""
     bench = Bench(1)
