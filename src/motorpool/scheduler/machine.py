@@ -1,5 +1,16 @@
 """The scheduler: events in, commands out.
 
+::
+
+    event ──▶ Scheduler.handle ──▶ commands
+                ├── Backlog   the jobs in line, and what becomes of their items
+                ├── Staff     the workers: who starts, and who leaves
+                ├── Recalls   who is asked for what it has not begun
+                └── Watch     which tasks are late, and when one is tried again
+
+The parts share the jobs and the workers. What they want done they put into one
+list, or return it.
+
 Guarantees
 ----------
 - Every item of a job is in exactly one state: pending, in one chunk, or
@@ -97,12 +108,13 @@ class Scheduler:
         self.jobs: dict[int, Job] = {}
         self._staff = Staff(size, tasks_per_worker, self.jobs, self._commands)
         self.workers = self._staff.workers
-        self._idle = self._staff.idle
         self._watch = Watch(self.jobs, self.workers)
-        self._agenda = self._watch.agenda
         self._backlog = Backlog(self.jobs, self._watch, self._commands)
-        self._queue = self._backlog.queue
         self._recalls = Recalls(self.jobs, self.workers, self._timing.recall, self._commands)
+        # The parts' own, at hand because each event has them looked at.
+        self._idle = self._staff.idle
+        self._queue = self._backlog.queue
+        self._agenda = self._watch.agenda
         self.wake_at: float | None = None
         self._number = 0  # of the last chunk
         self._now = 0.0
