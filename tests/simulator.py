@@ -216,11 +216,11 @@ class SimulatedWorker:
 class _Account:
     """What the ledger knows of a job."""
 
-    def __init__(self, event, workers):
+    def __init__(self, event, workers, keeps_apart):
         self.size = event.size
         self.is_open = event.is_open
         self.chunksize = event.chunksize if event.chunksize != 1 else None
-        self.is_apart = event.chunksize == 1
+        self.is_apart = event.chunksize == 1 and keeps_apart
         self.control = event.control
         self.is_windowed = event.window is not None
         self.limit = float("inf")
@@ -279,8 +279,9 @@ class Ledger:
     - a pool breaks only if workers fail to start.
     """
 
-    def __init__(self, scheduler, tasks_per_worker=None):
+    def __init__(self, scheduler, tasks_per_worker=None, *, keeps_apart=True):
         self.scheduler = scheduler
+        self._keeps_apart = keeps_apart
         self.jobs = {}
         self.finished = []
         self.cancelled = set()
@@ -534,7 +535,7 @@ class Ledger:
     def check(self, event, commands):
         """Object to commands that must not follow `event`."""
         if type(event) is JobSubmitted:
-            self.jobs[event.job] = _Account(event, self.scheduler.size)
+            self.jobs[event.job] = _Account(event, self.scheduler.size, self._keeps_apart)
         self._check_limits()
         for command in commands:
             self._checks[type(command)](self, command)

@@ -69,9 +69,9 @@ from simulator import (
 class Bench:
     """A scheduler with a clock, its ready workers numbered from 1 on, and a ledger that watches."""
 
-    def __init__(self, workers=2, tasks_per_worker=None, is_ready=True):
-        self.scheduler = Scheduler(workers, tasks_per_worker)
-        self.ledger = Ledger(self.scheduler, tasks_per_worker)
+    def __init__(self, workers=2, tasks_per_worker=None, is_ready=True, *, keeps_apart=True):
+        self.scheduler = Scheduler(workers, tasks_per_worker, keeps_apart=keeps_apart)
+        self.ledger = Ledger(self.scheduler, tasks_per_worker, keeps_apart=keeps_apart)
         self.now = 0.0
         assert self.scheduler.start() == [StartWorker()] * workers
         for number in range(1, workers + 1):
@@ -173,11 +173,12 @@ def test_short_chunks_of_the_user_travel_together(chunksize, expected):
     assert sent.budget == (BUDGET_SECONDS if chunksize == 1 else -BUDGET_SECONDS)
 
 
-def test_chunks_of_the_user_are_counted_as_tasks():
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_chunks_of_the_user_are_counted_as_tasks(chunksize):
     """Where a worker is replaced after so many chunks, they are sent one by one."""
-    commands = Bench(1, tasks_per_worker=3).submit(100, 7, seconds=SHORT)
+    bench = Bench(1, tasks_per_worker=3, keeps_apart=False)
 
-    assert ranges(commands) == [(0, 7)]
+    assert ranges(bench.submit(100, chunksize, seconds=SHORT))[0] == (0, chunksize)
 
 
 def test_job_waits_behind_an_earlier_one():

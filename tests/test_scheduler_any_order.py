@@ -49,11 +49,12 @@ class AnyOrder(RuleBasedStateMachine):
         size=st.integers(1, 4),
         tasks_per_worker=st.sampled_from([None, None, 1, 3]),
         is_started=st.booleans(),
+        keeps_apart=st.booleans(),
     )
-    def open(self, size, tasks_per_worker, is_started):
+    def open(self, size, tasks_per_worker, is_started, keeps_apart):
         """Open a pool."""
-        self.scheduler = Scheduler(size, tasks_per_worker)
-        self.ledger = Ledger(self.scheduler, tasks_per_worker)
+        self.scheduler = Scheduler(size, tasks_per_worker, keeps_apart=keeps_apart)
+        self.ledger = Ledger(self.scheduler, tasks_per_worker, keeps_apart=keeps_apart)
         self.restless = 0
         self.now = 0.0
         self.starts = 0

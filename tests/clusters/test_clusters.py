@@ -307,6 +307,7 @@ def test_ray_replaces_workers_after_so_many_tasks(ray_cluster):
     """`maxtasksperchild` is kept on Ray."""
     with motorpool.Pool(2, maxtasksperchild=5, engine="ray") as pool:
         pids = pool.map(workloads.process_id, range(20))
+        pids += pool.map(workloads.process_id, range(20), chunksize=1)
 
     assert max(Counter(pids).values()) <= 5
 

@@ -340,7 +340,7 @@ class Scheduler:
         users = job.chunksize or 1
         cost = job.cost
         # Tasks of a worker are counted by chunks of the user's, so those travel one by one then.
-        if not cost.seconds or job.left <= users or (users > 1 and self._tasks_per_worker):
+        if not cost.seconds or job.left <= users or (job.chunksize and self._tasks_per_worker):
             return users
         seconds = cost.seconds + cost.transfer
         lengths = self._timing
