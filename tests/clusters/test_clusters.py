@@ -108,6 +108,29 @@ def test_task_opens_a_pool(make_pool):
         assert pool.apply(square_in_a_pool, (3,)) == [0, 1, 4]
 
 
+def test_tasks_open_pools_on_their_own_cluster(cluster, run_script):
+    """Tasks that hold all workers get results of a pool that needs one, of the script's classes."""
+    source = """
+import os, motorpool
+ENGINE = os.environ["MOTORPOOL_ENGINE"]
+class Box:
+    def __init__(self, number):
+        self.number = number
+def boxes(count):
+    with motorpool.Pool(1, engine=ENGINE) as pool:
+        found = pool.map(Box, range(count)) + pool.map(lambda number: Box(count), range(1))
+    assert all(type(box) is Box for box in found)
+    return found
+with motorpool.Pool(2) as pool:
+    for found in pool.map(boxes, [1, 2, 3]):
+        print([box.number for box in found if type(box) is Box])
+"""
+    script = run_script(source, cluster.environment)
+    out, err = script.communicate(timeout=DEADLINE)
+
+    assert out.splitlines() == ["[0, 1]", "[0, 1, 2]", "[0, 1, 2, 3]"], err
+
+
 def test_pools_share_a_cluster(make_pool):
     """Two pools of one program have workers in common, and tell their chunks apart."""
     with make_pool(1) as one, make_pool(1) as other:

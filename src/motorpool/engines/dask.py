@@ -76,14 +76,32 @@ class _Scattered:
         self.future: asyncio.Future[Any] | None = None
 
 
+def _leave_thread() -> Any:
+    """Have the Dask worker run other tasks beside this one, if this is one, and return it.
+
+    Else the tasks of this pool might wait for the very thread that waits for them.
+    """
+    from distributed import get_worker, secede
+
+    try:
+        worker = get_worker()
+        worker.get_current_task()
+    except (ValueError, KeyError):
+        return None  # no task
+    with suppress(KeyError):  # It did for another pool.
+        secede()
+    return worker
+
+
 class DaskEngine(ClusterEngine):
     """Workers on a Dask cluster.
 
     Parameters
     ----------
     where
-        An address, a `Client` or a `Cluster`, which is left alone; None for a
-        `LocalCluster` that ends with the pool.
+        An address, a `Client` or a `Cluster`, which is left alone; None for the
+        cluster that this is a task of, or else for a `LocalCluster` that ends
+        with the pool.
     initializer, processes
         As in `Pool`.
     options
@@ -126,6 +144,9 @@ class DaskEngine(ClusterEngine):
         from distributed import Client
 
         options = {"set_as_default": False, **self.options}
+        around = _leave_thread()
+        if where is None and around is not None and not self.options:
+            return Client(around.scheduler.address, security=around.security, **options)
         if where is None:
             wanted = {
                 "n_workers": self.processes or cpu_count(),

@@ -177,8 +177,9 @@ def _definitions(func: Any, bound: dict[Name, Any]) -> bytes | None:
 def know_by_alias(module: str) -> None:
     """Let results that name the alias of a module find the module itself."""
     name = alias(home(), module)
-    sys.modules[name] = sys.modules[module]
-    _aliases.add(name)
+    if name != module:  # Else it is one already.
+        sys.modules[name] = sys.modules[module]
+        _aliases.add(name)
 
 
 def _forget_aliases() -> None:

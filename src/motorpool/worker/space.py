@@ -45,10 +45,23 @@ def home() -> str:
     return _Home.token
 
 
+_ALIAS = "__motorpool_"
+
+
 def alias(token: str, module: str) -> str:
-    """Return the name of a parent's module in other processes."""
+    """Return the name of a parent's module in other processes.
+
+    What is an alias where a task opens a pool stays one: the processes of that
+    pool may serve the task's own parent as well, with the same classes.
+    """
+    if module.startswith(_ALIAS):
+        return module
     module = "__main__" if module in MAIN_MODULES else module
-    return f"__motorpool_{token}_{module.replace('.', '_')}__"
+    return f"{_ALIAS}{token}_{module.replace('.', '_')}__"
+
+
+def _has_alias(module: str) -> bool:
+    return module in MAIN_MODULES or module.startswith(_ALIAS)
 
 
 class Space:
@@ -98,14 +111,18 @@ class Space:
         """Set one name; called by definitions, in place of `mirror.define`."""
         from motorpool.cloud import CloudPickler
 
+        own_name = alias(self.token, module)
         known = self._versions.get((module, name))
         new = self._new_versions[module, name]
         # Functions that go home share the globals of the parent's module again.
-        CloudPickler.mirrored[alias(self.token, module)] = None
+        CloudPickler.mirrored[own_name] = None
         self._adopt(value, module)
-        if known is None or (known != new and (module, name) not in self._assigned):
+        names = self.globals_of(module)
+        # By the parent of the task that is the parent, an alias may have names already.
+        is_here = known is not None or (own_name == module and name in names)
+        if not is_here or (known != new and (module, name) not in self._assigned):
             self._versions[module, name] = new
-            self.globals_of(module)[name] = value
+            names[name] = value
 
     def _adopt(self, value: Any, module: str) -> None:
         """Make a function or class belong to the alias, so that it is pickled by that name."""
@@ -160,7 +177,7 @@ class _SpaceUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return a function or class by its name."""
-        if module in MAIN_MODULES:
+        if _has_alias(module):
             return self._space.find(module, name)
         if (module, name) == ("motorpool.mirror", "module_globals"):
             return self._space.globals_of
@@ -172,7 +189,7 @@ class _SpaceUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
     def _import(self, name: str) -> ModuleType:
-        if name in MAIN_MODULES:
+        if _has_alias(name):
             return self._space.module(name)
         try:
             __import__(name)
