@@ -5,6 +5,7 @@ What follows each event. `test_scheduler_any_order.py` tries every order of even
 """
 
 import math
+from collections import Counter
 
 import pytest
 
@@ -69,8 +70,10 @@ from simulator import (
 class Bench:
     """A scheduler with a clock, its ready workers numbered from 1 on, and a ledger that watches."""
 
-    def __init__(self, workers=2, tasks_per_worker=None, is_ready=True, *, keeps_apart=True):
-        self.scheduler = Scheduler(workers, tasks_per_worker, keeps_apart=keeps_apart)
+    def __init__(
+        self, workers=2, tasks_per_worker=None, is_ready=True, *, eager=True, keeps_apart=True
+    ):
+        self.scheduler = Scheduler(workers, tasks_per_worker, eager=eager, keeps_apart=keeps_apart)
         self.ledger = Ledger(self.scheduler, tasks_per_worker, keeps_apart=keeps_apart)
         self.now = 0.0
         assert self.scheduler.start() == [StartWorker()] * workers
@@ -179,6 +182,23 @@ def test_chunks_of_the_user_are_counted_as_tasks(chunksize):
     bench = Bench(1, tasks_per_worker=3, keeps_apart=False)
 
     assert ranges(bench.submit(100, chunksize, seconds=SHORT))[0] == (0, chunksize)
+
+
+def test_cluster_has_second_chunks_before_the_first_are_over():
+    """Where messages take long, no worker waits for its second chunk."""
+    sent = sends(Bench(2, eager=False).submit(10**5, seconds=TARGET_SECONDS / 100.5))
+
+    assert Counter(command.worker for command in sent) == {1: 2, 2: 2}
+
+
+def test_cluster_shares_out_the_last_items():
+    """What a cluster was sent does not come back, so nobody is sent more than a share."""
+    sent = sends(Bench(2, eager=False).submit(120, seconds=TARGET_SECONDS / 100.5))
+    held = Counter()
+    for command in sent:
+        held[command.worker] += command.chunk.stop - command.chunk.start
+
+    assert max(held.values()) <= 60
 
 
 def test_job_waits_behind_an_earlier_one():

@@ -269,9 +269,14 @@ class Scheduler:
     # Sending.
 
     def _dispatch(self) -> None:
+        begun: list[Worker] = []
         while self._idle and (job := self._backlog.first()) is not None and self._has_memory():
             _, worker = self._idle.popitem()
             self._send(worker, job)
+            begun.append(worker)
+        if not self._eager:  # The second chunk is to be there before the first is over.
+            for worker in begun:
+                self._send_ahead(worker)
 
     def _has_memory(self) -> bool:
         """Tell whether a chunk may be sent to an idle worker: one always runs."""
@@ -314,8 +319,15 @@ class Scheduler:
         transfer = job.cost.transfer
         if transfer and len(worker.chunks) >= HEAVY_CHUNKS:
             return False
+        ahead = self._timing.ahead
+        if not self._eager:
+            # The next chunk is on its way before the one that runs is over, also
+            # if items turn out a little longer. What was sent does not come back
+            # for another worker, so at the end nobody gets more than a share.
+            share = job.pending() * seconds / self.size
+            ahead = min(1.5 * ahead, max(share, 2 * self._timing.least))
         # The worker is not to wait while the next item's data is copied.
-        return bool(seconds) and held * seconds < max(self._timing.ahead, 2 * transfer)
+        return bool(seconds) and held * seconds < max(ahead, 2 * transfer)
 
     def _send(self, worker: Worker, job: Job) -> None:
         most = self._length(job)
