@@ -125,6 +125,11 @@ class DaskCluster:
         node.kill()
         node.wait()
 
+    def kill_scheduler(self):
+        """End the scheduler without warning."""
+        self._scheduler.kill()
+        self._scheduler.wait()
+
     def heal(self):
         """Bring the cluster back to its size."""
         self._nodes = [node for node in self._nodes if node.poll() is None]

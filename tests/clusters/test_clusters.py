@@ -18,10 +18,12 @@ import workloads
 from motorpool.testing import CHECKS
 from places.tutorial import TUTORIAL
 
-from .conftest import DEADLINE, NODES, eventually
+from .conftest import DEADLINE, NODES, DaskCluster, eventually
 
 pytestmark = [
     pytest.mark.slow,
+    # The first test of a kind waits for its cluster, which takes long on a busy machine.
+    pytest.mark.timeout(120),
     # Ray and Dask leave sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -421,6 +423,24 @@ def test_dask_that_lost_all_its_workers_is_waited_for(dask_cluster):
         dask_cluster.add_node()
 
         assert result.get(DEADLINE) == [item * item for item in range(50)]
+
+
+@pytest.mark.dask
+def test_dask_that_lost_its_scheduler_is_an_error():
+    """Nobody waits for a cluster that is gone: neither who does already, nor who comes later."""
+    pytest.importorskip("distributed")
+    doomed = DaskCluster()
+    try:
+        with motorpool.Pool(engine=doomed.engine) as pool:
+            pool.map(workloads.square, range(5))
+            running = pool.map_async(workloads.nap, [0.1] * 1000)
+            doomed.kill_scheduler()
+            with pytest.raises(motorpool.EngineBrokenError):
+                running.get(DEADLINE)
+            with pytest.raises(motorpool.EngineBrokenError):
+                pool.map_async(workloads.square, range(5)).get(DEADLINE)
+    finally:
+        doomed.close()
 
 
 @pytest.mark.dask
