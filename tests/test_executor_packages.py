@@ -89,3 +89,32 @@ def test_executor_passes(package, tmp_path):
     )
 
     assert "passed" in ended.stdout, ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+def test_flat_script_under_mpi_runs_once(tmp_path):
+    """The workers of MPI get what they need of the script; they do not run it."""
+    pytest.importorskip("mpi4py")
+    program = tmp_path / "program.py"
+    program.write_text("""
+from motorpool import Pool
+def square(n):
+    return n * n
+with Pool(2) as pool:
+    print(pool.map(square, range(4)))
+""")
+    ended = subprocess.run(
+        [*command_for("mpi4py"), program],
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(motorpool.__file__).parents[1]),
+            "MOTORPOOL_ENGINE": "mpi4py.futures:MPIPoolExecutor",
+        },
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+    assert ended.stdout == "[0, 1, 4, 9]\n", ended.stdout + ended.stderr

@@ -117,6 +117,9 @@ def _make(name: str, options: Mapping[str, Any]) -> Any:
             msg = f"engine={name!r}: {module!r} has no {attributes!r}"
             raise ValueError(msg)
         found = getattr(found, attribute)
+    if module.partition(".")[0] == "mpi4py":
+        # Else each of its workers runs the script, too.
+        options = {"main": False, **options}
     executor = found(**options)
     if not callable(getattr(executor, "submit", None)):
         msg = f"engine={name!r} gave {executor!r}, which has no method `submit`"
