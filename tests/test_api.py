@@ -1,11 +1,14 @@
 """Every method of the pools, its argument forms, and what it refuses."""
 
 import functools
+import gc
 import multiprocessing
 import multiprocessing.pool
 import os
+import pickle
 import queue
 import threading
+import types
 from collections import deque
 
 import pytest
@@ -594,10 +597,20 @@ def test_repr_tells_state_and_size(make_pool):
     assert "clos" in closed_text.lower()
 
 
-def test_pool_cannot_be_pickled(pool):
-    """A pool is not sent to its workers by mistake."""
-    with pytest.raises(Exception, match=r"(?i)pool|pickle"):
-        pool.__reduce__()
+def test_pool_and_its_results_cannot_be_pickled(pool):
+    """What only this process can use is not sent by mistake; as in the standard library."""
+    for mine in (pool, pool.apply_async(workloads.square, (1,)), pool.imap(workloads.square, [1])):
+        with pytest.raises(NotImplementedError, match=r"pool.* cannot be p"):
+            pickle.dumps(mine)
+
+
+def test_pool_in_a_task_is_named_without_a_look_inside(process_pool):
+    """A method of an object that holds the pool fails by that; what is in the pool is secret."""
+    bound = types.MethodType(workloads.add, types.SimpleNamespace(pool=process_pool))
+    with pytest.raises(NotImplementedError, match=r"\.__self__\.pool \(<motorpool") as caught:
+        process_pool.map(bound, [1])
+
+    assert "authkey" not in str(caught.value)
 
 
 def test_with_gives_the_pool_itself(make_pool):
@@ -650,6 +663,114 @@ def test_chunksize_below_one_is_refused_at_the_call(pool, chunksize):
             getattr(pool, method)(workloads.square, [1, 2], chunksize=chunksize)
 
 
+@pytest.mark.parametrize("chunksize", [1.5, 2.0, float("nan"), float("inf"), "2", [1]])
+@pytest.mark.parametrize("method", [*MAPS, *STARS])
+def test_chunksize_that_is_no_integer_is_refused_at_the_call(leak_guard, method, chunksize):
+    """A chunk size is a whole number, whatever the input."""
+    with motorpool.ThreadPool(1) as pool:
+        for items in ([(1,)], iter([(1,)])):
+            with pytest.raises(TypeError, match="chunksize must be an int"):
+                getattr(pool, method)(workloads.same, items, chunksize)
+
+
+def test_numbers_may_be_of_any_integer_type(leak_guard):
+    """What counts as an index, such as NumPy's integers, counts here."""
+
+    class Two:
+        def __index__(self):
+            return 2
+
+    with motorpool.ThreadPool(Two()) as pool:
+        assert pool.map(workloads.square, range(5), Two()) == SQUARES[:5]
+        assert list(pool.imap(workloads.square, iter(range(5)), Two())) == SQUARES[:5]
+
+
+@pytest.mark.parametrize("timeout", ["1", [1], object()])
+def test_timeout_that_is_no_number_is_refused(leak_guard, tmp_path, timeout):
+    """Waiting takes seconds, and the message says so."""
+    gate = tmp_path / "gate"
+    with motorpool.ThreadPool(1) as pool:
+        result = pool.apply_async(workloads.wait_for, (str(gate),))
+        stream = pool.imap(workloads.square, [1])
+        for wait in (result.get, result.wait, stream.next):
+            with pytest.raises(TypeError, match="timeout must be a number of seconds or None"):
+                wait(timeout)
+        gate.touch()
+
+
+def test_timeout_that_is_not_a_number_at_all_is_over_at_once(leak_guard, tmp_path):
+    """NaN seconds are no time, as in the standard library: they are not for ever."""
+    gate = tmp_path / "gate"
+    with motorpool.ThreadPool(1) as pool:
+        result = pool.apply_async(workloads.wait_for, (str(gate),))
+        with pytest.raises(motorpool.TimeoutError):
+            result.get(float("nan"))
+        gate.touch()
+
+
+@pytest.mark.parametrize("context", ["spawn", 5])
+def test_context_that_is_none_is_refused(context):
+    """The name of a start method is no context; the message says what to pass."""
+    with pytest.raises(TypeError, match=r"multiprocessing\.get_context\('spawn'\)"):
+        motorpool.Pool(1, context=context)
+
+
+@pytest.mark.parametrize("kind", ["Pool", "ThreadPool"])
+def test_initargs_that_are_none_are_refused(kind):
+    """The initializer's arguments come in a tuple; one alone is a mistake told at once."""
+    with pytest.raises(TypeError, match="initargs must be a tuple of arguments, not 5"):
+        getattr(motorpool, kind)(1, print, 5)
+
+
+@pytest.mark.parametrize("method", ["apply", "apply_async"])
+@pytest.mark.parametrize(
+    ("args", "kwds", "text"),
+    [
+        (5, {}, r"args must be a tuple of the function's arguments, as in \(5,\), not 5"),
+        (None, {}, "args must be a tuple"),
+        ((), 5, "kwds must be a dict .*, not 5"),
+        ((), "ab", "kwds must be a dict .*, not 'ab'"),
+        ((), [1], r"kwds must be a dict .*, not \[1\]"),
+    ],
+)
+def test_arguments_that_are_none_are_refused_at_the_call(leak_guard, method, args, kwds, text):
+    """An argument without its tuple is the mistake of many; the message says what to pass."""
+    with motorpool.ThreadPool(1) as pool, pytest.raises(TypeError, match=text):
+        getattr(pool, method)(workloads.square, args, kwds)
+
+
+def test_error_of_an_argument_is_its_own(leak_guard):
+    """Arguments that raise while they are read are not taken for another mistake."""
+
+    def arguments():
+        yield 1
+        raise TypeError("my own")
+
+    with motorpool.ThreadPool(1) as pool, pytest.raises(TypeError, match="my own"):
+        pool.apply(workloads.square, arguments())
+
+
+@pytest.mark.parametrize("name", ["callback", "error_callback"])
+@pytest.mark.parametrize("method", ["apply_async", "map_async", "starmap_async"])
+def test_callback_that_cannot_be_called_is_refused_at_the_call(leak_guard, method, name):
+    """It would fail where nobody sees it."""
+    with motorpool.ThreadPool(1) as pool, pytest.raises(TypeError, match=r"callback .* not 5"):
+        getattr(pool, method)(workloads.square, [], **{name: 5})
+
+
+def test_false_callback_is_none_unless_it_can_be_called(leak_guard):
+    """`verbose and print` may be False; an empty collector is called though it is false."""
+
+    class Collector(list):
+        __call__ = list.append
+
+    collector = Collector()
+    with motorpool.ThreadPool(1) as pool:
+        assert pool.apply_async(workloads.square, (2,), callback=False).get(DEADLINE) == 4
+        pool.map_async(workloads.square, [3], callback=collector).wait(DEADLINE)
+    assert collector == [[9]]
+
+
 def test_input_that_is_not_iterable_is_refused_at_the_call(pool):
     """What cannot be iterated is refused before anything starts."""
     for method in (*MAPS, *STARS):
@@ -661,13 +782,39 @@ def test_input_that_is_not_iterable_is_refused_at_the_call(pool):
 def test_unknown_keywords_are_refused(pool):
     """A misspelt keyword is an error, not a wish granted silently."""
     for method in ("apply", "apply_async", *MAPS, *STARS):
-        with pytest.raises(TypeError):
-            getattr(pool, method)(workloads.square, [1], chunk_size=1)
+        with pytest.raises(TypeError, match=rf"{method}\(\) got .* keyword argument 'time_out'"):
+            getattr(pool, method)(workloads.square, [1], time_out=1)
 
 
-def test_what_is_not_callable_fails_as_a_task_does(pool):
-    """Calling what cannot be called is a TypeError, and harms nobody."""
+def test_misspelt_keywords_are_told_what_was_meant(pool):
+    """The nearest keyword that the method has is suggested; others are not."""
+    with pytest.raises(TypeError, match=r"'chunk_size'\. Did you mean 'chunksize'\?"):
+        pool.map(workloads.square, [1], chunk_size=1)
+    with pytest.raises(TypeError, match=r"'on_error'$"):
+        pool.apply(workloads.square, (1,), on_error="skip")
+    with pytest.raises(TypeError, match=r"Pool\(\) .* 'process'\. Did you mean 'processes'\?"):
+        motorpool.Pool(process=1)
+
+
+@pytest.mark.parametrize("name", ["context", "maxtasksperchild", "memory_limit", "engine"])
+def test_thread_pool_refuses_what_is_for_processes(name):
+    """A `ThreadPool` has no use for them, and does not pretend."""
+    with pytest.raises(TypeError, match=rf"ThreadPool\(\) got .* keyword argument '{name}'"):
+        motorpool.ThreadPool(1, **{name: None})
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["Pool", "ThreadPool"])
+def test_refused_pool_leaves_no_noise(kind):
+    """A call that cannot be right raises, and the pool that never was says nothing more."""
     with pytest.raises(TypeError):
+        getattr(motorpool, kind)(1, None, (), None, None, 6)
+    gc.collect()
+
+
+def test_what_is_not_callable_is_refused(pool):
+    """Calling what cannot be called is a TypeError, and harms nobody."""
+    with pytest.raises(TypeError, match="5 is not callable: pass the function itself"):
         pool.map(5, [1])
     assert pool.map(workloads.square, [2]) == [4]
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from motorpool.describe import function_name, short_repr
 from motorpool.errors import NotPicklableError
+from motorpool.interrupts import pass_on_interrupt
 from motorpool.serialization import dumps
 from motorpool.typed import Any
 
@@ -43,6 +44,8 @@ def find_unpicklable(obj: object) -> tuple[str, object]:
     path = ""
     seen = {id(obj)}
     for _ in range(_DEPTH):
+        if _refuses(obj):
+            break
         for step, part in _parts(obj):
             if id(part) not in seen and not _can_be_sent(part):
                 seen.add(id(part))
@@ -53,10 +56,23 @@ def find_unpicklable(obj: object) -> tuple[str, object]:
     return path, obj
 
 
+def _refuses(obj: Any) -> bool:
+    """Tell whether it is `obj` itself that raises, so that none of its parts is to blame."""
+    if isinstance(obj, (type, types.FunctionType)):  # cloudpickle has its own ways with them
+        return False
+    try:
+        obj.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        pass_on_interrupt(error)
+        return True
+    return False
+
+
 def _can_be_sent(part: object) -> bool:
     try:
         dumps(part)
-    except Exception:
+    except BaseException as error:
+        pass_on_interrupt(error)
         return False
     return True
 

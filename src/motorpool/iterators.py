@@ -10,7 +10,10 @@ import weakref
 
 from motorpool.errors import TimeoutError  # noqa: A004 - the stdlib's name
 from motorpool.results import Waiting, cancelled, deadline_of
-from motorpool.typed import Any, Generic, TypeVar
+from motorpool.typed import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 R = TypeVar("R")
 
@@ -132,6 +135,11 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
         # Given out from its end; shared by threads that iterate together.
         self._batch: list[Any] = []
         self._has_begun = False
+
+    def __reduce__(self) -> "NoReturn":
+        """Refuse: only the pool's own process can take from it."""
+        msg = "a pool's iterator cannot be pickled or passed to a process; pass what it gives"
+        raise NotImplementedError(msg)
 
     def start(self, job: int) -> None:
         """Belong to `job` from now on."""

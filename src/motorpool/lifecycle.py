@@ -25,7 +25,7 @@ TERMINATE = "TERMINATE"
 class Lifecycle(multiprocessing.pool.Pool):
     """A pool without anything to submit; of the stdlib's pool only the type is wanted."""
 
-    _state: str
+    _state = TERMINATE  # until it has begun
     _driver: Driver
 
     def _begin(self) -> None:

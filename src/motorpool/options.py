@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Callable
 
 from motorpool import errors
 from motorpool.messages import Control
@@ -24,20 +25,39 @@ class Options(NamedTuple):
     on_error: "OnError" = "raise"
     control: Control | None = None
 
-    def updated(self, given: "MapOptions | TaskOptions", caller: str) -> "Options":
-        """Return these options with those `given` to the method `caller` in their place."""
+    def updated(
+        self, given: "MapOptions | TaskOptions", caller: Callable[..., object]
+    ) -> "Options":
+        """Return these options with those `given` to `caller` in their place."""
         found: dict[str, Any] = {}
         for name, value in given.items():
             check = _CHECKS.get(name)
-            if check is None or (name == "on_error" and caller.startswith("apply")):
-                msg = f"{caller}() got an unexpected keyword argument {name!r}"
-                raise TypeError(msg)
+            if check is None or (name == "on_error" and _is_of_one_task(caller)):
+                raise _unexpected(caller, name)
             if value is not None:
                 found[name] = check(value)
         if not found:
             return self
         options = self._replace(**found)
         return options._replace(control=_control(options))
+
+
+def _is_of_one_task(caller: Callable[..., object]) -> bool:
+    return caller.__name__.startswith("apply")
+
+
+def _unexpected(caller: Callable[..., object], name: str) -> TypeError:
+    """Return the error for a keyword that `caller` does not take."""
+    import difflib
+    import inspect
+
+    names = [*inspect.signature(caller).parameters, *_CHECKS]
+    if _is_of_one_task(caller):
+        names.remove("on_error")
+    hint = "".join(
+        f". Did you mean {close!r}?" for close in difflib.get_close_matches(name, names, 1)
+    )
+    return TypeError(f"{caller.__qualname__}() got an unexpected keyword argument {name!r}{hint}")
 
 
 def _control(options: Options) -> Control | None:

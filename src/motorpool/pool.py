@@ -7,8 +7,12 @@ from multiprocessing import get_context
 from multiprocessing.context import BaseContext
 
 from motorpool.checks import (
+    check_arguments,
     check_callable,
+    check_callback,
     check_chunksize,
+    check_context,
+    check_initargs,
     check_initializer,
     check_limits,
     check_processes,
@@ -17,7 +21,7 @@ from motorpool.checks import (
 from motorpool.driver import Driver
 from motorpool.engines.choose import Request, check_timeout, choose, make_engine
 from motorpool.iterators import IMapIterator, IMapUnorderedIterator
-from motorpool.lifecycle import TERMINATE, Lifecycle
+from motorpool.lifecycle import Lifecycle
 from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR, Control
 from motorpool.options import DEFAULT, Options
 from motorpool.results import AsyncResult, Callback, MapResult
@@ -102,14 +106,14 @@ class Pool(Lifecycle):
         **options: "Unpack[MapOptions]",
     ) -> None:
         # Not the inherited __init__: of the stdlib's pool only the type is wanted.
-        self._state = TERMINATE
         self._ctx = context or get_context()
+        check_context(self._ctx)
         processes = check_processes(processes)
         check_initializer(initializer)
         check_tasks(maxtasksperchild)
         self._maxtasksperchild = maxtasksperchild
-        self._options = DEFAULT.updated(options, "Pool")
-        setup = (initializer, tuple(initargs)) if initializer is not None else None
+        self._options = DEFAULT.updated(options, type(self))
+        setup = (initializer, check_initargs(initargs)) if initializer is not None else None
         limits = check_limits(memory_limit, threads_per_worker, processes)
         request = Request(self._ctx, processes, setup, maxtasksperchild, engine_options, limits)
         chosen = choose(engine)
@@ -121,7 +125,9 @@ class Pool(Lifecycle):
         self._driver = Driver(made, self._processes, maxtasksperchild)
         self._begin()
 
-    def _choose(self, method: str, options: "MapOptions | TaskOptions") -> Options:
+    def _choose(
+        self, method: Callable[..., object], options: "MapOptions | TaskOptions"
+    ) -> Options:
         chosen = self._options.updated(options, method)
         if chosen.timeout < math.inf:
             check_timeout(self._engine_kind)
@@ -160,7 +166,7 @@ class Pool(Lifecycle):
         ...     pool.apply(int, ("ff",), {"base": 16})
         255
         """
-        chosen = self._choose("apply", options) if options else self._options
+        chosen = self._choose(self.apply, options) if options else self._options
         return self._apply(func, args, kwds, None, None, chosen, is_awaited=True).get()
 
     def apply_async(
@@ -182,7 +188,7 @@ class Pool(Lifecycle):
         ...     pool.apply_async(divmod, (7, 2)).get()
         (3, 1)
         """
-        chosen = self._choose("apply_async", options) if options else self._options
+        chosen = self._choose(self.apply_async, options) if options else self._options
         return self._apply(func, args, kwds, callback, error_callback, chosen, is_awaited=False)
 
     def _apply(
@@ -197,8 +203,15 @@ class Pool(Lifecycle):
         is_awaited: bool,
     ) -> AsyncResult[R]:
         check_callable(func)
+        if callback is not None or error_callback is not None:
+            callback = check_callback(callback)
+            error_callback = check_callback(error_callback)
         result: AsyncResult[R] = AsyncResult(self._driver, self, callback, error_callback)
-        items = [(tuple(args), dict(kwds) if kwds else {})]
+        try:
+            items = [(tuple(args), dict(kwds) if kwds else {})]
+        except (TypeError, ValueError):
+            check_arguments(args, kwds)
+            raise
         if options.control is None:
             self._driver.call(result, func, items, is_awaited=is_awaited)
         else:
@@ -226,7 +239,7 @@ class Pool(Lifecycle):
         ...     pool.map(str.upper, ["a", "b"])
         ['A', 'B']
         """
-        chosen = self._choose("map", options) if options else self._options
+        chosen = self._choose(self.map, options) if options else self._options
         return self._run_map(func, iterable, CALL_ITEM, chunksize, chosen)
 
     def starmap(
@@ -246,7 +259,7 @@ class Pool(Lifecycle):
         ...     pool.starmap(pow, [(2, 3), (3, 2)])
         [8, 9]
         """
-        chosen = self._choose("starmap", options) if options else self._options
+        chosen = self._choose(self.starmap, options) if options else self._options
         return self._run_map(func, iterable, CALL_STAR, chunksize, chosen)
 
     def _run_map(
@@ -319,8 +332,8 @@ class Pool(Lifecycle):
         ...     pool.map_async(int, ["1", "two", "3"], retries=1, on_error="skip").get()
         [1, 3]
         """
-        chosen = self._choose("map_async", options) if options else self._options
-        callbacks = (callback, error_callback)
+        chosen = self._choose(self.map_async, options) if options else self._options
+        callbacks = (check_callback(callback), check_callback(error_callback))
         return self._map(func, iterable, CALL_ITEM, chunksize, callbacks, chosen, is_awaited=False)
 
     def starmap_async(
@@ -340,8 +353,8 @@ class Pool(Lifecycle):
         ...     pool.starmap_async(divmod, [(7, 2), (9, 4)]).get()
         [(3, 1), (2, 1)]
         """
-        chosen = self._choose("starmap_async", options) if options else self._options
-        callbacks = (callback, error_callback)
+        chosen = self._choose(self.starmap_async, options) if options else self._options
+        callbacks = (check_callback(callback), check_callback(error_callback))
         return self._map(func, iterable, CALL_STAR, chunksize, callbacks, chosen, is_awaited=False)
 
     def _map(
@@ -356,7 +369,7 @@ class Pool(Lifecycle):
         is_awaited: bool,
     ) -> MapResult[R]:
         check_callable(func)
-        check_chunksize(chunksize)
+        chunksize = check_chunksize(chunksize)
         self._driver.check_open()
         items: Any = iterable if type(iterable) in (tuple, range) else list(iterable)
         result: MapResult[R] = MapResult(
@@ -389,7 +402,7 @@ class Pool(Lifecycle):
         ...     [next(results) for _ in range(4)]
         [2, 1, 0, 1]
         """
-        chosen = self._choose("imap", options) if options else self._options
+        chosen = self._choose(self.imap, options) if options else self._options
         iterator: IMapIterator[R] = IMapIterator(self._driver, self, chosen.on_error)
         self._imap(iterator, func, iterable, chunksize, chosen.control)
         return iterator
@@ -411,7 +424,7 @@ class Pool(Lifecycle):
         ...     sorted(pool.imap_unordered(abs, [-3, 1, -2]))
         [1, 2, 3]
         """
-        chosen = self._choose("imap_unordered", options) if options else self._options
+        chosen = self._choose(self.imap_unordered, options) if options else self._options
         iterator: IMapUnorderedIterator[R] = IMapUnorderedIterator(
             self._driver, self, chosen.on_error
         )
@@ -427,7 +440,7 @@ class Pool(Lifecycle):
         control: Control | None,
     ) -> None:
         check_callable(func)
-        check_chunksize(chunksize)
+        chunksize = check_chunksize(chunksize)
         self._driver.check_open()
         if type(iterable) in (list, tuple, range):
             items = list(iterable) if type(iterable) is list else iterable
@@ -472,6 +485,7 @@ class ThreadPool(Pool, multiprocessing.pool.ThreadPool):
         initargs: Iterable[Any] = (),
         **options: "Unpack[MapOptions]",
     ) -> None:
+        DEFAULT.updated(options, ThreadPool)  # refuses what is for processes only
         Pool.__init__(self, processes, initializer, initargs, engine="threads", **options)
 
 

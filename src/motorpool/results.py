@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from motorpool import errors
+from motorpool.describe import short_repr
 from motorpool.errors import (
     MotorpoolError,
     TimeoutError,  # noqa: A004 - the stdlib's name
@@ -18,6 +19,7 @@ from motorpool.unseen import Unseen
 
 if TYPE_CHECKING:
     from types import GenericAlias
+    from typing import NoReturn
 
 R = TypeVar("R")
 Callback = Callable[[Any], object]
@@ -53,7 +55,13 @@ class Waiting(Protocol):
 
 def deadline_of(timeout: float | None) -> float | None:
     """Return when `timeout` seconds from now will be, None for never."""
-    return None if timeout is None else time.monotonic() + max(timeout, 0.0)
+    if timeout is None:
+        return None
+    try:
+        return time.monotonic() + max(0.0, timeout)  # in this order, NaN is no time at all
+    except TypeError:
+        msg = f"timeout must be a number of seconds or None, not {short_repr(timeout)}"
+        raise TypeError(msg) from None
 
 
 class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore[type-arg]
@@ -99,6 +107,11 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
             self._has_callback = True
             self._callback = callback
             self._error_callback = error_callback
+
+    def __reduce__(self) -> "NoReturn":
+        """Refuse: only the pool's own process can wait for it."""
+        msg = "a pool's result cannot be pickled or passed to a process; pass what get() returns"
+        raise NotImplementedError(msg)
 
     def ready(self) -> bool:
         """Return whether the call is finished, callback included.
