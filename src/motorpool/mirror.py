@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import ModuleType
 
+from motorpool.reducers import MAIN_MODULES
 from motorpool.typed import Any, ClassVar
 
 Ask = Callable[[str, str | None], bool]
@@ -86,6 +87,17 @@ class _AskingFinder:
 
     def exec_module(self, module: ModuleType) -> None:
         """Leave the module empty: its names come on demand."""
+
+
+def module_in_import() -> str | None:
+    """Return the module whose import by a worker leads to this call, None if there is none."""
+    frame = sys._getframe() if Mirrors.installed is not None else None  # noqa: SLF001
+    while frame is not None:
+        name = frame.f_globals.get("__name__")
+        if frame.f_code.co_name == "<module>" and name not in MAIN_MODULES:
+            return str(name)
+        frame = frame.f_back
+    return None
 
 
 def _name_mirror(mirror: Mirror) -> tuple[Any, ...]:

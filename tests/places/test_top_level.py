@@ -551,6 +551,48 @@ print(os.getpid())
     assert finished.is_clean, str(finished)
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])
+def test_imported_module_that_maps_at_its_top_level_is_named(method: str, tmp_path: Path) -> None:
+    """Its workers would import it, and map, and so would theirs: it is refused at once instead."""
+    log = tmp_path / "log"
+    (tmp_path / "flat.py").write_text(
+        f"""\
+import multiprocessing
+import os
+{IMPORT_POOL}
+
+with open({str(log)!r}, "a") as log:
+    log.write(f"{{os.getpid()}}\\n")
+if os.path.getsize(log.name) > 1000:
+    os._exit(3)  # Else a failure would fill the machine.
+
+def square(n):
+    return n * n
+
+with Pool(2, context=multiprocessing.get_context({method!r})) as pool:
+    pool.map(square, range(4))
+"""
+    )
+    step = Step(
+        "script",
+        f"""\
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+from motorpool import MotorpoolError
+try:
+    import flat
+except MotorpoolError as error:
+    print("the module 'flat' uses a pool while it is imported" in str(error))
+""",
+        printed="True",
+    )
+
+    finished = script_file((step,), tmp_path)
+
+    assert step.output_in(finished.stdout) == step.printed, str(finished)
+    assert len(set(log.read_text().split())) <= 3
+
+
 @pytest.mark.skipif("fork" not in METHODS, reason="this platform cannot fork")
 def test_forked_worker_inherits_what_cannot_be_sent(tmp_path: Path) -> None:
     """Under fork, a global that was there before the pool is simply there."""

@@ -6,6 +6,8 @@ from types import BuiltinFunctionType, FunctionType
 from motorpool.buffers import LARGE_PICKLE, Exchange, taker
 from motorpool.definitions import Definitions, Known
 from motorpool.engines.base import Function
+from motorpool.errors import MotorpoolError
+from motorpool.mirror import module_in_import
 from motorpool.reducers import MAIN_MODULES
 from motorpool.serialization import dumps, is_main_function
 from motorpool.typed import Any
@@ -29,14 +31,22 @@ class Functions:
         The shared memory for what is large.
     known_at_first
         Returns what a worker knows of `__main__` without being told.
+    is_import_repeated
+        Whether workers import modules anew; under fork they have them.
     """
 
     def __init__(
-        self, definitions: Definitions, exchange: Exchange, known_at_first: Callable[[], Known]
+        self,
+        definitions: Definitions,
+        exchange: Exchange,
+        known_at_first: Callable[[], Known],
+        *,
+        is_import_repeated: bool,
     ) -> None:
         self._definitions = definitions
         self._exchange = exchange
         self._known_at_first = known_at_first
+        self._is_import_repeated = is_import_repeated
         self._count = 0
         self._named: dict[tuple[int, int], Function] = {}
 
@@ -45,6 +55,8 @@ class Functions:
         known = self._named.get((id(func), style))
         if known is not None and known.func is func:
             return known
+        if self._is_import_repeated:
+            _refuse_in_import()
         found: list[memoryview] = []
         payload, roots, by_name = self.pickle(func, "the function", found)
         self._count += 1
@@ -100,6 +112,18 @@ class Functions:
         except Exception as error:
             refused = not_picklable("the function", function.func, error)
             raise refused from error
+
+
+def _refuse_in_import() -> None:
+    """Refuse a pool to a module that a worker imports: its workers would import it, and so on."""
+    module = module_in_import()
+    if module is not None:
+        msg = (
+            f"the module {module!r} uses a pool while it is imported, and a worker has imported "
+            f"it, as would the workers of that pool, without end. Put that into a function, and "
+            f"call it from the script"
+        )
+        raise MotorpoolError(msg)
 
 
 def not_picklable(what: str, obj: object, error: BaseException) -> BaseException:

@@ -129,7 +129,12 @@ class ProcessEngine:
         self._by_sentinel: dict[int, WorkerProcess] = {}
         self._count = 0
         self._exchange = Exchange()
-        functions = Functions(self._definitions, self._exchange, self._known_at_first)
+        functions = Functions(
+            self._definitions,
+            self._exchange,
+            self._known_at_first,
+            is_import_repeated=not self._is_forking,
+        )
         self.prepare = functions.prepare
         self._launcher = Launcher(
             context,
