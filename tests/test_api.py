@@ -620,6 +620,21 @@ def test_with_gives_the_pool_itself(make_pool):
         assert entered is pool
 
 
+def test_progress_bars_for_the_stdlib_read_what_is_left(leak_guard, tmp_path):
+    """`_number_left` counts chunks of the size given, items by default; parmap reads it."""
+    gate = tmp_path / "gate"
+    with motorpool.ThreadPool(1) as pool:
+        items = [str(gate)] * 10
+        by_chunk = pool.map_async(workloads.wait_for, items, 4)
+        by_item = pool.map_async(workloads.wait_for, items)
+        assert [by_chunk._number_left, by_chunk._chunksize] == [3, 4]
+        assert [by_item._number_left, by_item._chunksize] == [10, 1]
+        gate.touch()
+        by_chunk.wait(DEADLINE)
+        by_item.wait(DEADLINE)
+        assert [by_chunk._number_left, by_item._number_left] == [0, 0]
+
+
 # Refusals
 
 

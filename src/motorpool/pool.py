@@ -373,7 +373,7 @@ class Pool(Lifecycle):
         self._driver.check_open()
         items: Any = iterable if type(iterable) in (tuple, range) else list(iterable)
         result: MapResult[R] = MapResult(
-            self._driver, self, *callbacks, len(items), options.on_error
+            self._driver, self, *callbacks, len(items), options.on_error, chunksize
         )
         self._driver.submit(
             result, func, style, items, chunksize, options.control, is_awaited=is_awaited

@@ -348,8 +348,10 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
         error_callback: Callback | None,
         length: int,
         on_error: str = "raise",
+        chunksize: int | None = None,
     ) -> None:
         super().__init__(driver, pool, callback, error_callback)
+        self._chunksize = chunksize or 1
         self.stops = on_error == "stop"
         self._on_error = on_error
         self._value = [None] * length
@@ -358,8 +360,11 @@ class MapResult(AsyncResult[list[R]], multiprocessing.pool.MapResult):  # type: 
 
     @property
     def _number_left(self) -> int:
-        """Number of items outstanding; progress bars written for stdlib read it."""
-        return self._left
+        """Number of chunks outstanding, of items by default; progress bars for the stdlib read it.
+
+        They multiply it by the chunk size that they gave, or by `_chunksize`.
+        """
+        return -(-self._left // self._chunksize)
 
     def store(self, start: int, values: Any, errors: dict[int, BaseException] | None) -> None:
         """Take values from position `start` on."""
