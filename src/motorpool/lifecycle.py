@@ -172,7 +172,7 @@ class Lifecycle(multiprocessing.pool.Pool):
         if self._state == TERMINATE or not self._driver.is_mine():
             return
         if self._state == RUN:
-            _warn(f"unclosed running motorpool pool {self!r}", ResourceWarning, source=self)
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
         self.terminate()
 
     def __repr__(self) -> str:
