@@ -98,7 +98,7 @@ class UnderMotorpool:
             mock.patch.object(multiprocessing.pool, "Pool", motorpool.Pool),
             mock.patch.object(multiprocessing.context.BaseContext, "Pool", pool_of_context),
             # A test calls this to have leavers replaced, which motorpool does by itself.
-            mock.patch.object(motorpool.Pool, "_repopulate_pool", lambda _pool: None),
+            mock.patch.object(motorpool.Pool, "_repopulate_pool"),
             mock.patch.dict(registry, Pool=(motorpool.Pool, *registry["Pool"][1:])),
             mock.patch.multiple(cls.cpython_module, **stand_ins)
             if stand_ins
