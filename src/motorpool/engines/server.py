@@ -1,15 +1,21 @@
 """The parent's half of the fork server: ask it for workers, and for their exit codes."""
 
 import os
+import signal
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import util
 
 from motorpool.worker.forkserver import CODES
 
 _NUMBER = struct.Struct("<cq")
+# The pool stands still while the server is asked. One that has not answered after
+# so long may have been stopped, and is made to go on.
+CONTINUE_SECONDS = 0.2
+# After so much longer it is given up, whatever the reason.
+PATIENCE_SECONDS = 10.0
 
 
 class ForkServer:
@@ -23,21 +29,23 @@ class ForkServer:
     def start(self, fds: list[int], launch: Callable[[int], int]) -> int:
         """Fork a worker that inherits `fds`, and return its pid."""
         with self._lock:
-            for attempt in (1, 2):
-                if self._control is None:
-                    self._launch(launch)
-                assert self._control is not None  # noqa: S101 - for the type checker
+            try:
+                kind, number = self._ask_for_worker(fds, launch)
+            except (OSError, EOFError):
+                # Somebody killed the server; its workers live on. Start another.
                 try:
-                    message = _NUMBER.pack(b"s", len(fds))
-                    socket.send_fds(self._control, [message], fds)
-                    return self._answer()
+                    kind, number = self._ask_for_worker(fds, launch)
                 except (OSError, EOFError) as error:
-                    # Somebody killed the server; its workers live on. Start another.
-                    self._close()
-                    if attempt == 2:  # noqa: PLR2004
-                        msg = f"the fork server does not start workers: {error}"
-                        raise OSError(msg) from error
-        raise AssertionError
+                    msg = f"the fork server does not start workers: {error}"
+                    raise OSError(msg) from error
+        if kind == b"e":
+            raise OSError(number, os.strerror(number))
+        return number
+
+    def _ask_for_worker(self, fds: list[int], launch: Callable[[int], int]) -> tuple[bytes, int]:
+        if self._control is None:
+            self._launch(launch)
+        return self._ask(b"s", len(fds), fds)
 
     def reap(self, pid: int) -> tuple[int, int]:
         """Return the exit code of a worker that has ended, and its peak in kilobytes."""
@@ -45,10 +53,12 @@ class ForkServer:
             if self._control is None:
                 return 255, 0
             try:
-                self._control.sendall(_NUMBER.pack(b"r", pid))
-                peak, code = divmod(self._answer(), CODES)
+                kind, number = self._ask(b"r", pid)
             except (OSError, EOFError):
                 return 255, 0
+        if kind == b"e":  # It is a child of an earlier server.
+            return 255, 0
+        peak, code = divmod(number, CODES)
         return code - CODES // 2, peak
 
     def _launch(self, launch: Callable[[int], int]) -> None:
@@ -58,25 +68,41 @@ class ForkServer:
         self._control = ours
         util.Finalize(None, self._close, exitpriority=0)
 
-    def _answer(self) -> int:
+    def _ask(self, kind: bytes, number: int, fds: Sequence[int] = ()) -> tuple[bytes, int]:
+        """Return the server's answer; one that fails to answer is not asked again."""
         assert self._control is not None  # noqa: S101 - for the type checker
-        data = b""
-        while len(data) < _NUMBER.size:
-            more = self._control.recv(_NUMBER.size - len(data))
-            if not more:
-                raise EOFError
-            data += more
-        kind, number = _NUMBER.unpack(data)
-        if kind == b"e":
-            raise OSError(number, os.strerror(number))
-        return int(number)
+        try:
+            socket.send_fds(self._control, [_NUMBER.pack(kind, number)], fds)
+            data = b""
+            while len(data) < _NUMBER.size:
+                data += self._receive(self._control, _NUMBER.size - len(data))
+        except BaseException:  # The answer would be taken for that to the next question.
+            self._close()
+            raise
+        answer: tuple[bytes, int] = _NUMBER.unpack(data)
+        return answer
+
+    def _receive(self, control: socket.socket, size: int) -> bytes:
+        control.settimeout(CONTINUE_SECONDS)
+        try:
+            data = control.recv(size)
+        except TimeoutError:
+            os.kill(self._pid, signal.SIGCONT)
+            control.settimeout(PATIENCE_SECONDS)
+            data = control.recv(size)
+        if not data:
+            raise EOFError
+        return data
 
     def _close(self) -> None:
         control, self._control = self._control, None
         if control is not None:
             control.close()
             try:
-                os.waitpid(self._pid, 0)
+                if os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+                    # One that is stopped would not see that it is to leave.
+                    os.kill(self._pid, signal.SIGKILL)
+                    os.waitpid(self._pid, 0)
             except ChildProcessError:
                 return
 
