@@ -147,5 +147,13 @@ def identity_of(worker: process.BaseProcess, method: str) -> Identity:
         parent_name=parent.name,
         parent_pid=os.getpid(),
         method=method,
-        directory=os.getcwd(),  # noqa: PTH109 - the same
+        directory=_directory(),
     )
+
+
+def _directory() -> str:
+    """Return the working directory, "" if it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - `pathlib` is slow to import
+    except OSError:
+        return ""
