@@ -68,6 +68,7 @@ class Known:
     def __init__(self, inherited: dict[Name, Any] | None = None) -> None:
         self._objects: dict[Name, Any] = dict(inherited or {})
         self._code: Bindings | None = None
+        self._unsendable: dict[Name, Any] = {}
         # What the worker was last seen to have all of.
         self.complete: Closure | None = None
 
@@ -88,13 +89,21 @@ class Known:
         self._code = None
 
     def outdated(self) -> list[Name]:
-        """Return the functions and classes that the parent has bound anew since."""
+        """Return the functions and classes that the parent has bound anew since, and can send."""
         if self._code is None:
             code = {n: known for n, known in self._objects.items() if isinstance(known, _CODE)}
             self._code = Bindings(code)
         if self._code.are_current():
             return []
-        return [name for name, current in self._code.changed() if isinstance(current, _CODE)]
+        return [
+            name
+            for name, current in self._code.changed()
+            if isinstance(current, _CODE) and self._unsendable.get(name) is not current
+        ]
+
+    def keep_old(self, name: Name) -> None:
+        """Take note that what the parent has bound `name` to cannot be sent: it is outdated."""
+        self._unsendable[name] = _names_of(name[0]).get(name[1])
 
 
 def inherited_by_fork() -> dict[Name, Any]:
@@ -181,7 +190,15 @@ class Definitions:
 
         Raises what the pickler raised if a name it has no version of cannot be sent.
         """
-        roots = (*known.outdated(), *roots)
+        for name in known.outdated():
+            # It is sent in case a task needs it. If one does that leads to it, it is told below.
+            try:
+                self._pack_for(known, (name,), learn=False)
+            except Exception:
+                known.keep_old(name)
+        return self._pack_for(known, (*known.outdated(), *roots), learn=learn)
+
+    def _pack_for(self, known: Known, roots: tuple[Name, ...], *, learn: bool) -> bytes | None:
         if not roots:
             return None
         needs = self._closure_of(roots)
