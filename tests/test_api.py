@@ -517,6 +517,18 @@ def test_items_that_are_slow_to_load_come_to_an_end(make_process_pool):
     assert pool.map_async(workloads.number_of, items, 3).get(timeout=DEADLINE) == [0, 1, 2]
 
 
+def test_items_that_are_slow_to_load_are_loaded_few_times(make_process_pool, tmp_path):
+    """Idle workers may take them over, but not one by one, with all others loaded in vain."""
+    pool = make_process_pool(2)
+    trace = tmp_path / "trace"
+    items = [workloads.CountedLoads(str(trace), number) for number in range(20)]
+
+    got = pool.map_async(workloads.number_of, items, 20).get(timeout=DEADLINE)
+
+    assert got == list(range(20))
+    assert len(trace.read_text().split()) <= 3 * 20
+
+
 # Recycling
 
 

@@ -421,6 +421,33 @@ class FailsToLoad:
         return refuse_to_load, (self.name,)
 
 
+class CountedLoads:
+    """An object that is slow to load, and notes each load in a file."""
+
+    def __init__(self, path, number):
+        self.path = path
+        self.number = number
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        note_run(self.path, self.number)
+        time.sleep(0.02)
+
+
+class Backfires:
+    """An object that becomes one that cannot be loaded when it is."""
+
+    def __reduce__(self):
+        return FailsToLoad, ("here",)
+
+
+class KillsWhenLoaded:
+    """An object that ends the process in which it is unpickled."""
+
+    def __reduce__(self):
+        return os._exit, (5,)
+
+
 class SlowToLoad:
     """An object that takes longer to load than a worker is left alone."""
 

@@ -405,6 +405,8 @@ class Scheduler:
         if job is not None:
             self._backlog.take_back(job, event.start, chunk.stop)
         chunk.stop = event.start
+        if worker.has_unbegun():  # It keeps a part; others may still want that.
+            self._recalls.heard(worker, self._now)
 
     def _on_refused(self, event: ChunkRefused) -> None:
         worker = self.workers[event.worker]

@@ -223,7 +223,10 @@ class Worker:
             self._refuse(running, error)
         else:
             self._is_loading = False
-            self._notice_recall(running)
+            # Who has loaded a chunk runs half of it, if others want the rest. Were it
+            # less, items that are slow to load would be loaded again for each of them.
+            # Calls may have been cancelled: all go home but one, for the same reason.
+            self._notice_recall(running, 1 if kind == RUN_APART else (stop - start + 1) // 2)
             self._run_items(function, running, budget, began)
         self._running = None
         self._page.clear()
@@ -295,7 +298,7 @@ class Worker:
             running.restart(running.index)
             self._page.restart()
             self._sending = False
-            self._notice_recall(running)
+            self._notice_recall(running, 1)
 
     def _send_results(self, kind: int, form: int, start: int, stop: int, *others: Any) -> None:
         try:
@@ -398,12 +401,10 @@ class Worker:
                 self._send(PROGRESS, self._chunk, start, stop, kind, 0.0, payload)
         self._sending = False
 
-    def _notice_recall(self, running: Running) -> None:
+    def _notice_recall(self, running: Running, kept: int) -> None:
         if self._recalled:
             self._recalled = False
-            # Who takes a chunk runs its first item. Else one that takes long to load
-            # would go round the workers, each of which gives it back at its turn.
-            running.claim(1)
+            running.claim(kept)
             self._on_recall(RECALL_SIGNAL, None)
 
     def _hand_back_inbox(self) -> None:
