@@ -1,8 +1,14 @@
-"""A system that has no room left: for descriptors, processes or threads."""
+"""A system that has no room left: for descriptors, processes, threads or shared memory."""
 
+import os
+import subprocess
+
+import psutil
 import pytest
 
-from conftest import DEADLINE
+import array_tasks
+import workloads
+from conftest import DEADLINE, build_pool, eventually
 
 DESCRIPTORS = """
 import gc, resource
@@ -37,6 +43,27 @@ with open_pool(2) as pool:
         worker.kill()
     assert pool.map_async(abs, range(50)).get(10) == list(range(50))
 assert not refusals
+"""
+
+# Root may have as many processes as it likes, unless its real user is another
+# one and it has lost two capabilities, which takes a program of its own.
+USER_LIMIT = """
+import ctypes, logging, resource
+logging.getLogger("motorpool").disabled = True  # It tells that there is no room for threads.
+if "LIMITED" not in os.environ:
+    PR_CAPBSET_DROP, CAP_SYS_ADMIN, CAP_SYS_RESOURCE = 24, 21, 24
+    for capability in (CAP_SYS_ADMIN, CAP_SYS_RESOURCE):
+        assert not ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setresuid(30_000 + os.getpid() % 30_000, 0, 0)
+    os.environ["LIMITED"] = "1"
+    resource.setrlimit(resource.RLIMIT_NPROC, (6, 6))
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+with open_pool(12) as pool:
+    assert pool.map_async(abs, range(50)).get(10) == list(range(50))
+    assert 1 <= len(pool._pool) < 6
+    for worker in pool._pool:
+        worker.kill()
+    assert pool.map_async(abs, range(50)).get(10) == list(range(50))
 """
 
 THREADS = """
@@ -75,6 +102,51 @@ with open_pool(2) as pool:
 """
 
 
+SHARED_MEMORY = """
+import array_tasks, logging, resource
+
+def refuse(name, flags=0):
+    raise OSError(38, "there is no such call")
+
+def limit_files(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+told = []
+handler = logging.Handler()
+handler.emit = lambda record: told.append(record.getMessage())
+logging.getLogger("motorpool").addHandler(handler)
+large = array_tasks.fill(1, 1 << 17)
+BEFORE
+with open_pool(2) as pool:
+    assert pool.map(abs, range(50)) == list(range(50))
+    assert not told
+    AFTER
+    for _ in range(2):
+        assert pool.map(len, [large] * 4) == [1 << 17] * 4
+        found = pool.starmap(array_tasks.fill, [(n, 1 << 17) for n in range(4)])
+        assert [array[-1] for array in found] == [0, 1, 2, 3]
+        assert pool.apply(workloads.same, (b"x" * 1_000_000,)) == b"x" * 1_000_000
+    assert pool.map(abs, range(20_000)) == list(range(20_000))
+assert len(told) == TOLD, told
+assert all("no shared memory" in text for text in told)
+"""
+
+LITTLE_MEMORY = {
+    "files may be no larger than 2 MiB": ("limit_files(2 << 20)", "pass"),
+    "files may be no larger than a page": ("limit_files(4096)", "pass"),
+    "there are no memory files": ("os.memfd_create = refuse", "pass"),
+    "none is left": ("pass", "limit_files(4096)"),
+}
+
+# Of its own, as it is seen by this program and its children.
+NEW_DEV_SHM = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+DEV_SHM = {
+    "full": "mount -t tmpfs -o size=4k tmpfs /dev/shm && echo full > /dev/shm/file",
+    "not writable": "mount -t tmpfs -o ro tmpfs /dev/shm",
+    "missing": "mount -t tmpfs tmpfs /dev",
+}
+
+
 def assert_goes_well(start_script, source, engine):
     """Assert that a program comes to its end, without a word."""
     finished = start_script(source, engine).finish(2 * DEADLINE)
@@ -105,3 +177,65 @@ def test_pool_works_without_threads_of_its_own(start_script, engine):
 def test_worker_does_without_stacks(start_script):
     """A worker that cannot open the file for its stacks is a worker nevertheless."""
     assert_goes_well(start_script, STACK_FILE, "fork")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="others share the limit with all that they run")
+@pytest.mark.parametrize("engine", ["fork", "spawn", "forkserver"])
+def test_limit_on_processes_makes_a_small_pool(start_script, engine):
+    """There are as many workers as the limit allows, and as many again when they are killed."""
+    assert_goes_well(start_script, USER_LIMIT, engine)
+
+
+@pytest.mark.parametrize("lack", LITTLE_MEMORY)
+@pytest.mark.parametrize("engine", ["fork", "spawn", "forkserver"])
+def test_large_objects_go_without_shared_memory(start_script, engine, lack):
+    """They take the channel, whole, and the log says so once."""
+    before, after = LITTLE_MEMORY[lack]
+    source = SHARED_MEMORY.replace("BEFORE", before).replace("AFTER", after)
+    assert_goes_well(start_script, source.replace("TOLD", "1"), engine)
+
+
+@pytest.mark.parametrize("state", DEV_SHM)
+def test_pool_does_without_dev_shm(start_script, state):
+    """Nothing of a pool is in /dev/shm: whether it is full, or there, is no matter."""
+    command = [*NEW_DEV_SHM, DEV_SHM[state]]
+    if subprocess.run(command, check=False, capture_output=True, timeout=DEADLINE).returncode:
+        pytest.skip("this user may not have a /dev/shm of its own")
+    source = SHARED_MEMORY.replace("BEFORE", "pass").replace("AFTER", "pass")
+    prelude = """
+if "MOUNTED" not in os.environ:
+    os.environ["MOUNTED"] = "1"
+    script = DEV_SHM + ' && exec "$0" "$@"'
+    os.execvp(NEW[0], [*NEW, script, sys.executable, *sys.argv])
+"""
+    names = f"NEW, DEV_SHM = {NEW_DEV_SHM!r}, {DEV_SHM[state]!r}"
+    assert_goes_well(start_script, names + prelude + source.replace("TOLD", "0"), "fork")
+
+
+# Much of everything
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(psutil.virtual_memory().total < 12 << 30, reason="takes 8 GiB of memory")
+def test_more_than_two_gibibytes_travel_both_ways():
+    """Neither an argument nor a result is too large for 31 bits."""
+    count = (1 << 28) + 1
+
+    with build_pool("fork") as pool:
+        assert pool.apply(len, (array_tasks.fill(1, count),)) == count
+        result = pool.apply(array_tasks.fill, (1, count))
+        assert result.nbytes > 2 << 30
+        assert len(result) == count
+        assert pool.map(abs, range(9)) == list(range(9))
+
+
+@pytest.mark.parametrize("engine", ["fork", "forkserver"])
+def test_two_hundred_workers_work_and_leave(leak_guard, engine):
+    """A pool far wider than the machine works, and all of it ends."""
+    with build_pool(engine, 200) as pool:
+        workers = list(pool._pool)
+        assert len(workers) == 200
+        assert pool.map(workloads.square, range(5000)) == [n * n for n in range(5000)]
+
+    assert eventually(lambda: not any(worker.is_alive() for worker in workers))

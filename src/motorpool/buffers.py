@@ -13,8 +13,9 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
+from motorpool.log import log
 from motorpool.messages import ARENA_FILE, ARENA_MOST_REGIONS, ARENA_REGION
-from motorpool.serialization import PLAIN, Pickled, dumps, loads
+from motorpool.serialization import LARGE_PICKLE, PLAIN, Pickled, dumps, loads
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 # A buffer of at least this size is worth a block. Below it, a copy through the
 # socket costs less than the bookkeeping.
 LARGE = 1 << 16
-# So is a pickle of at least this size.
-LARGE_PICKLE = 1 << 18
 
 MARK = 0
 # The blocks are seen by several receivers: what one writes stays with it.
@@ -65,7 +64,8 @@ def keep_apart(items: Sequence[Any]) -> Sequence[Any] | None:
     take = taker(found)
     apart: list[Any] = []
     for item in items:
-        apart.append(item if _is_plain_call(item) else Pickled(dumps(item, found, take)))
+        is_apart = type(item) is Pickled or _is_plain_call(item)
+        apart.append(item if is_apart else Pickled(dumps(item, found, take)))
         if found:
             return None
     return apart
@@ -93,20 +93,20 @@ def size_of(payload: bytes) -> int:
     return sum(entry[3] for entry in _entries(payload))
 
 
-def create_file() -> int:
-    """Return a descriptor of a new file for arenas, -1 if the system gives none."""
+def create_file() -> tuple[int, object]:
+    """Return a descriptor of a new file for arenas; -1 and the reason if there can be none."""
     if sys.maxsize < ARENA_FILE:
-        return -1
+        return -1, "this is no 64-bit system"
     try:
         fd = os.memfd_create("motorpool-arena")
-    except OSError:
-        return -1
+    except OSError as error:
+        return -1, error
     try:
         os.ftruncate(fd, ARENA_FILE)
-    except OSError:  # A limit on the size of files, perhaps.
+    except OSError as error:  # A limit on the size of files, perhaps.
         os.close(fd)
-        return -1
-    return fd
+        return -1, error
+    return fd, None
 
 
 def begin_of(region: int) -> int:
@@ -146,11 +146,16 @@ class Sender:
         everything travels in the pickle.
     region
         Which part of the file is this sender's.
+    refused
+        Called with the reason each time that something large finds no memory.
     """
 
-    def __init__(self, fd: int, region: int) -> None:
+    def __init__(
+        self, fd: int, region: int, refused: Callable[[object], None] = lambda _reason: None
+    ) -> None:
         self._fd = fd
         self._region = region
+        self._refused = refused
         self.arena: Arena | None = None
 
     def dumps(self, obj: object, holder: int = 0) -> bytes:
@@ -164,7 +169,8 @@ class Sender:
             return dumps(obj) if found else payload
         try:
             return self.lend(packed, holder, is_private=False)
-        except OSError:
+        except OSError as error:
+            self._refused(error)
             return dumps(obj)
         finally:
             self.drop(packed)
@@ -177,7 +183,8 @@ class Sender:
             arena = self._open()
             data = [memoryview(payload), *found] if is_whole else found
             blocks.extend(map(arena.put, data))
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
+            self._refused(error)
             self.drop(Packed(b"", tuple(blocks), is_whole=is_whole))
             return None
         return Packed(b"" if is_whole else payload, tuple(blocks), is_whole=is_whole)
@@ -294,8 +301,9 @@ class Exchange:
     """The parent's end: a file, and what goes through it to workers and from them."""
 
     def __init__(self) -> None:
-        self._fd = create_file()
-        self.sender = Sender(self._fd, 0)
+        self._fd, self._reason = create_file()
+        self._has_told = False
+        self.sender = Sender(self._fd, 0, self.refused)
         self.receiver = Receiver(self._fd)
 
     def pass_on(self, stand_in: int) -> int:
@@ -305,6 +313,16 @@ class Exchange:
     def region_of(self, worker: int) -> int:
         """Return the number of the worker's region, 0 if there is no file."""
         return worker if self._fd >= 0 and worker < ARENA_MOST_REGIONS else 0
+
+    def refused(self, reason: object) -> None:
+        """Tell once that something large finds no shared memory, here or in a worker."""
+        if not self._has_told:
+            self._has_told = True
+            log().warning(
+                "large objects take the channels of the workers, which is slower: there is no "
+                "shared memory for them: %s",
+                self._reason or reason,
+            )
 
     def lost(self, worker: int) -> None:
         """Take back what a worker held, and give back what was its own."""

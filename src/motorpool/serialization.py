@@ -60,32 +60,42 @@ def dumps(
             raise pickle.PicklingError(msg) from second
 
 
+# A pickle of at least this size is worth a block of shared memory (`buffers.py`).
+LARGE_PICKLE = 1 << 18
 # What no reducer has a say in.
 PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
 def dumps_call(items: Any) -> bytes | None:
-    """Return `[(args, kwds)]` pickled if all are numbers and the like: quicker than `dumps`."""
+    """Return a small `[(args, kwds)]` of numbers and the like pickled: quicker than `dumps`."""
     args, kwds = items[0]
     if kwds or len(args) > 4 or not PLAIN.issuperset(map(type, args)):  # noqa: PLR2004
         return None
-    return pickle.dumps(items, PROTOCOL)
+    payload = pickle.dumps(items, PROTOCOL)
+    return payload if len(payload) < LARGE_PICKLE else None
 
 
 class Pickled:
     """Stands in a list that is pickled for an object that was pickled by itself.
 
     So it comes out as it was then, and shares nothing with the rest of the list.
+    `shown` is what stands for it in messages: it is not loaded for that, since
+    loading is what may be wrong with it.
     """
 
-    __slots__ = ("_data",)
+    __slots__ = ("_data", "_shown")
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, shown: object = None) -> None:
         self._data = data
+        self._shown = shown
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Come out as the object."""
         return loads, (self._data,)
+
+    def __repr__(self) -> str:
+        """Look like the object."""
+        return repr(self._shown)
 
 
 def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
@@ -252,7 +262,9 @@ def dump_result(
 ) -> tuple[bool, bytes]:
     """Return what `dump_results` returns of one item; quicker if it is a number or the like."""
     if error is None and type(value) in PLAIN:
-        return False, pickle.dumps([value], PROTOCOL)
+        payload = pickle.dumps([value], PROTOCOL)
+        if len(payload) < LARGE_PICKLE:
+            return False, payload
     errors = {} if error is None else {0: error}
     return dump_results([value], errors, func, os.getpid(), [item], dumps)
 
@@ -397,6 +409,7 @@ def is_main_function(func: object) -> bool:
 
 
 __all__ = [
+    "LARGE_PICKLE",
     "PLAIN",
     "PROTOCOL",
     "LoadedBroken",

@@ -223,9 +223,10 @@ class ProcessEngine:
             what = "several items"
             raise NotPicklableError(what, "", "", "their data travels one by one")
         if chunk.job != target.job:
-            target.job = chunk.job
+            target.job = -1  # If what follows fails, the next chunk may bring it.
             if function.number not in target.functions or function.roots or _names_main(payload):
                 self._update_for(target, function, payload)
+            target.job = chunk.job
         if self._watch is not None:
             self._watch.begin()
         kind = RUN_APART if chunk.is_apart else RUN_EXACTLY if chunk.is_exact else RUN
@@ -473,6 +474,8 @@ class ProcessEngine:
         buffers: list[memoryview] = []
         if payload[0] == MARK:
             payload, buffers = self._exchange.receiver.open(payload)
+        elif len(payload) >= LARGE_PICKLE:
+            self._exchange.refused("a worker was given none")
         return load_results(payload, start, buffers, mixed=form == MIXED_RESULTS)
 
     def _answer(self, worker: WorkerProcess, module: str, name: str | None) -> None:

@@ -21,6 +21,8 @@ from motorpool.typed import Any
 
 # Memory that nobody has written to takes no room.
 SIZE = 1024 * 1024
+# Where files may not be so large, it does with less, down to this.
+LEAST_SIZE = 4096
 # The words that it begins with. What the worker is at: the chunk, or `IDLE`; the item, or
 # `LOADING`; the end of what was begun; the end of the journal.
 _CHUNK, _INDEX, _UPTO, _END = range(4)
@@ -47,10 +49,35 @@ _LARGE = 4096
 
 def make(memory_limit: int = 0, threads: int = 0) -> int:
     """Return the descriptor of a new page, with orders for its worker."""
-    fd = os.memfd_create("motorpool-page")
-    os.ftruncate(fd, SIZE)
-    os.pwrite(fd, _ORDERS.pack(memory_limit, threads), 8 * _LIMIT)
+    fd = _open()
+    try:
+        _extend(fd)
+        os.pwrite(fd, _ORDERS.pack(memory_limit, threads), 8 * _LIMIT)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
+
+
+def _open() -> int:
+    try:
+        return os.memfd_create("motorpool-page")
+    except OSError:
+        from tempfile import TemporaryFile
+
+        with TemporaryFile() as file:
+            return os.dup(file.fileno())
+
+
+def _extend(fd: int) -> None:
+    size = SIZE
+    while True:
+        try:
+            return os.ftruncate(fd, size)
+        except OSError:
+            if size <= LEAST_SIZE:
+                raise
+        size //= 2
 
 
 def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
@@ -64,7 +91,8 @@ class Page:
     """One worker's page, seen from either side."""
 
     def __init__(self, fd: int) -> None:
-        self._map = mmap.mmap(fd, SIZE)
+        self._size = SIZE if fd < 0 else os.fstat(fd).st_size
+        self._map = mmap.mmap(fd, self._size)
         self._words = memoryview(self._map)[:_BEGIN].cast("q")
         self._since = memoryview(self._map)[8 * _SINCE_WHEN : _BEGIN].cast("d")
         self.full = False
@@ -244,7 +272,7 @@ class Page:
         begin = words[_END]
         middle = begin + _ENTRY_SIZE
         end = middle + length
-        if end > SIZE:
+        if end > self._size:
             return False
         _pack_entry(self._map, begin, index, count, length)
         self._map[middle:end] = pickled
@@ -297,7 +325,7 @@ class Page:
         finished: dict[int, Any] = {}
         if number == IDLE:
             return number, index, upto, finished
-        for item, count, pickled in entries(self._map[_BEGIN : min(end, SIZE)]):
+        for item, count, pickled in entries(self._map[_BEGIN : min(end, self._size)]):
             try:
                 if count == _PLAIN:
                     finished[item] = marshal.loads(pickled)  # noqa: S302 - of our own
