@@ -372,3 +372,21 @@ if __name__ == "__main__":
         print({module!r} in sys.modules)
         print(pool.apply(sys.modules.__contains__, ({module!r},)))
 """
+
+
+def test_reused_array_is_sent_as_it_was(process_pool):
+    """So may arrays, views of them, and what holds them."""
+
+    def reusing():
+        array = np.zeros(20_000)
+        for number in range(20):
+            array[:] = number
+            yield array
+            yield array[:]
+            yield {"deep": [array]}
+
+    got = list(process_pool.imap(workloads.same, reusing()))
+
+    assert [item[0] for item in got[::3]] == list(range(20))
+    assert [item[0] for item in got[1::3]] == list(range(20))
+    assert [item["deep"][0][0] for item in got[2::3]] == list(range(20))

@@ -192,7 +192,13 @@ class Driver:
             function = self.engine.prepare(func, style)
             is_pickled = not self.engine.abilities.unpicklable
             hooks = self._feed, self._fed, self._is_hungry
-            feeder = Feeder(source, *hooks, chunksize, is_pickled=is_pickled)
+            feeder = Feeder(
+                source,
+                *hooks,
+                chunksize,
+                is_pickled=is_pickled,
+                as_pickles=self.engine.keeps_apart,
+            )
             job = feeder.job = self._books.add(record, function, feeder.buffer)
             self._books.add_input(job, feeder)
             cost = self._books.cost_of(func)

@@ -4,30 +4,69 @@ An iterator may block, raise, or use the pool itself; none of it holds up the
 results that are there already.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
 from sys import getrefcount
 
-from motorpool.serialization import dumps, loads
+from motorpool.buffers import taker
+from motorpool.serialization import Pickled, dumps, loads
 from motorpool.typed import Any
 
 _NAMES = count(1)
 _FROZEN = frozenset({int, float, complex, bool, str, bytes, type(None)})
+# Of an item with more parts it takes as long to look at them as to pickle it.
+_MOST_PARTS = 50
 
 
-def _has_kept_part(item: Any) -> bool:
-    """Tell whether somebody else refers to a part of a tuple or list that can be changed."""
-    if type(item) not in (tuple, list):
+def _is_fresh(item: Any) -> bool:
+    """Tell whether nobody else refers to a part of an item, itself aside, that can be changed."""
+    parts = [item]
+    for part in parts:
+        # Known to its container, to `parts`, to the loop and to the call.
+        if getrefcount(part) > 4 and part is not item:  # noqa: PLR2004
+            return False
+        kind = type(part)
+        if kind not in (tuple, list, dict):
+            if not _has_own_data(part):
+                return False
+            continue
+        inner = part.values() if kind is dict else part
+        if not _FROZEN.issuperset(map(type, inner)):
+            parts += [one for one in inner if type(one) not in _FROZEN]
+            if len(parts) > _MOST_PARTS:
+                return False
+    return True
+
+
+def _has_own_data(part: Any) -> bool:
+    """Tell whether this is an array of numbers and not a view of another."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or type(part) is not numpy.ndarray:
         return False
-    # Known to the item, to the loop and to the call.
-    return any(type(part) not in _FROZEN and getrefcount(part) > 3 for part in item)  # noqa: PLR2004
+    return part.base is None and not part.dtype.hasobject
 
 
-def _copied(item: Any) -> Any:
-    """Return an item as a worker would get it; one that cannot be sent is refused later."""
+class _Changeable:
+    """Stands in messages for an item that may look different by then."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def __repr__(self) -> str:
+        """Say what it is, and no more."""
+        return f"<{self._kind} that the iterator may have changed since>"
+
+
+def _snapshot(item: Any, shown: object, *, as_pickle: bool) -> Any:
+    """Return an item as it is now; one that cannot be sent is refused later."""
+    found: list[memoryview] = []
     try:
-        return loads(dumps(item))
+        pickled = dumps(item, found, taker(found))
+        if found:  # What is large is not copied once more for the pickle.
+            return loads(pickled, buffers=[bytearray(part) for part in found])
+        return Pickled(pickled, shown) if as_pickle else loads(pickled)
     except BaseException:
         return item
 
@@ -67,12 +106,14 @@ class Feeder:
         chunksize: int | None,
         *,
         is_pickled: bool,
+        as_pickles: bool,
     ) -> None:
         self.job = -1
         self.buffer = Buffer()
         self.error: BaseException | None = None
         self._chunksize = chunksize or 1
         self._is_pickled = is_pickled
+        self._as_pickles = as_pickles
         self._source = source
         self._feed = feed
         self._fed = fed
@@ -136,8 +177,9 @@ class Feeder:
                 # The standard library pickles items as they come. Here they wait
                 # for a worker, and an iterator that has kept one may change it.
                 is_kept = getrefcount(item) > 2  # noqa: PLR2004 - `item`, and the call
-                if is_kept or _has_kept_part(item):
-                    item = _copied(item)
+                if is_kept or not _is_fresh(item):
+                    shown = _Changeable(type(item).__qualname__) if is_kept else item
+                    item = _snapshot(item, shown, as_pickle=self._as_pickles)
             # First the item, then the look: a worker that falls idle in between
             # makes the driver look into the buffer itself.
             buffer.append(item)
