@@ -654,3 +654,58 @@ def test_errors_of_executors_can_be_asked_for_at_exit():
 
     assert finished.stdout == "motorpool.errors at last\n"
     assert finished.stderr == ""
+
+
+@pytest.mark.quick
+def test_function_that_no_task_needs_need_not_be_sendable(start_script, start_method):
+    """Of what the script binds anew, workers get what can be sent; the rest concerns no task."""
+    script = start_script(
+        """
+for number in range(2):
+    pool = open_pool()
+    def run():
+        return pool.map(abs, [-1, 2])
+    def add(item):
+        return item + number
+    print(run(), pool.map(add, [1, 2]))
+    pool.terminate()
+    pool.join()
+    del pool
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines() == ["[1, 2] [1, 2]", "[1, 2] [2, 3]"]
+
+
+def test_function_that_cannot_be_sent_any_more_fails_each_item(start_script):
+    """A name that it needs was bound to something unsendable amid a stream."""
+    script = start_script(
+        """
+def helper(item):
+    return item
+
+def task(item):
+    return helper(item)
+
+def items():
+    global helper, lock
+    yield 0
+    lock = threading.Lock()
+    def helper(item):
+        return lock and item
+    pool.apply(abs, (1,))
+    yield from range(1, 6)
+
+with open_pool(1) as pool:
+    found = list(pool.imap(task, items(), on_error="return"))
+print(found[0], {type(error).__name__ for error in found[1:]}, len(found))
+""",
+        "fork",
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout.strip() == "0 {'NotPicklableError'} 6"

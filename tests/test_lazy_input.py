@@ -1,10 +1,12 @@
 """Streams: `imap` and `imap_unordered` pull their input as it is needed."""
 
+import gc
 import itertools
 import threading
 
 import pytest
 
+import motorpool
 import workloads
 from conftest import DEADLINE, eventually, outcomes
 
@@ -291,8 +293,9 @@ def test_stream_can_be_read_by_many_threads(pool):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize("chunksize", [1, 7])
 @pytest.mark.parametrize("method", STREAMS)
-def test_reused_item_is_sent_as_it_was(process_pool, method):
+def test_reused_item_is_sent_as_it_was(process_pool, method, chunksize):
     """An iterator may give the same object again and again, and change it in between."""
 
     def reusing():
@@ -301,8 +304,47 @@ def test_reused_item_is_sent_as_it_was(process_pool, method):
             frame[0] = pair[0] = number
             yield frame
             yield number, pair
+            yield {"deep": ({"in": pair},)}
 
-    got = getattr(process_pool, method)(workloads.same, reusing())
+    got = getattr(process_pool, method)(workloads.same, reusing(), chunksize)
 
-    expected = [item for n in range(200) for item in ([n], (n, [n]))]
+    expected = [item for n in range(200) for item in ([n], (n, [n]), {"deep": ({"in": [n]},)})]
     assert sorted(map(str, got)) == sorted(map(str, expected))
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, 50])
+@pytest.mark.parametrize("make_item", [threading.Lock, workloads.Backfires])
+def test_stream_dropped_after_an_error_holds_up_nobody(make_process_pool, make_item, chunksize):
+    """However its items failed, nothing of the pool's refers to an iterator."""
+    pool = make_process_pool(1)
+
+    def read_one():
+        stream = pool.imap(workloads.same, (make_item() for _ in itertools.count()), chunksize)
+        with pytest.raises(motorpool.MotorpoolError):
+            next(stream)
+
+    gc.disable()
+    try:
+        read_one()
+        pool.close()
+        ending = threading.Thread(target=pool.join, daemon=True)
+        ending.start()
+        ending.join(DEADLINE)
+    finally:
+        gc.enable()
+
+    assert not ending.is_alive()
+
+
+@pytest.mark.parametrize("method", STREAMS)
+def test_kept_item_that_kills_whoever_loads_it_kills_a_worker_only(process_pool, method):
+    """The parent loads it for no purpose, not even to name it."""
+    kept = workloads.KillsWhenLoaded()
+
+    got = outcomes(getattr(process_pool, method)(workloads.same, iter([1, kept, 2]), 3))
+
+    (error,) = [value for value in got if not isinstance(value, int)]
+    assert type(error) is motorpool.WorkerLostError
+    assert "KillsWhenLoaded" in str(error)
+    assert error.index == 1
+    assert sum(value for value in got if isinstance(value, int)) == 3

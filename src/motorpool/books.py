@@ -14,6 +14,7 @@ from motorpool.batch import CallBatch
 from motorpool.callbacks import CallbackThread
 from motorpool.engines.base import Engine, Function
 from motorpool.errors import MotorpoolError, anew
+from motorpool.failures import without_frames
 from motorpool.feeder import Buffer, Feeder
 from motorpool.iterators import Stream
 from motorpool.jobs import Job, Record, failed_error, start_error
@@ -201,15 +202,21 @@ class Books:
         if job is None:  # The pool broke down meanwhile.
             return
         items = job.items[chunk.start : chunk.stop]
+        refusal = size = None
         try:
             size = self.engine.send_chunk(
                 command.worker, chunk, job.function, items, command.budget
             )
         except MotorpoolError as error:
-            self.handle(ChunkRefused(command.worker, chunk.number, error))
-        else:
-            if size is not None:
-                self.scheduler.weigh(chunk.job, chunk.stop - chunk.start, size)
+            refusal = error
+        # Not while the exception is handled: it would be the context of the next one.
+        if refusal is not None:
+            if refusal.__cause__ is not None:
+                without_frames(refusal.__cause__)
+            refusal.__traceback__ = refusal.__context__ = None
+            self.handle(ChunkRefused(command.worker, chunk.number, refusal))
+        elif size is not None:
+            self.scheduler.weigh(chunk.job, chunk.stop - chunk.start, size)
 
     def _start_worker(self, _command: StartWorker) -> None:
         try:

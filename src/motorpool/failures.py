@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
-from motorpool.describe import short_repr
+from motorpool.describe import format_traceback, short_repr
 from motorpool.errors import (
     MotorpoolError,
     RemoteTraceback,
@@ -17,6 +17,8 @@ from motorpool.typed import Any
 from motorpool.worker.page import entries
 
 _CAUSE: Any = BaseException.__dict__["__cause__"]
+_CONTEXT: Any = BaseException.__dict__["__context__"]
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def rebuild(failure: Failure, index: int | None = None) -> BaseException:
@@ -62,6 +64,26 @@ def _hang_traceback(error: BaseException, text: str) -> None:
     if cause is not None:
         remote.__cause__ = cause
     _CAUSE.__set__(error, remote)
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Return an error that is kept for a caller, with its traceback as text.
+
+    Frames refer to all who led to them. If the caller's own are among them, because
+    it was driving, an iterator would never be seen to be dropped.
+    """
+    text = format_traceback(error)
+    left: list[Any] = [error]
+    seen: set[int] = set()
+    while left:
+        one = left.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        _TRACEBACK.__set__(one, None)
+        left += [_CAUSE.__get__(one), _CONTEXT.__get__(one)]
+    _hang_traceback(error, text)
+    return error
 
 
 def note(error: BaseException, text: str) -> None:
@@ -137,5 +159,5 @@ def _not_loaded(error: BaseException, index: int) -> ResultNotLoadedError:
         f"the result of item {index} arrived and could not be rebuilt here: "
         f"{short_repr(error, 1000)}"
     )
-    refused.__cause__ = error
+    refused.__cause__ = without_frames(error)
     return refused

@@ -27,6 +27,15 @@ class _Raise:
         self.error = error
 
 
+def _as_raised(error: BaseException) -> BaseException:
+    if not isinstance(error, StopIteration):
+        return error
+    # As itself it would end the caller's loop in silence.
+    raised = RuntimeError("a task raised StopIteration")
+    raised.__cause__ = error
+    return raised
+
+
 class Stream:
     """The record of an `imap`: results in the order in which they are to be given out."""
 
@@ -191,13 +200,14 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
             if type(value) is _Raise:
                 if value.error is None:  # skipped
                     continue
+                error, value = value.error, None
                 if self._stops:
-                    self._stop(value.error)
-                if isinstance(value.error, StopIteration):
-                    # As itself it would end the caller's loop in silence.
-                    msg = "a task raised StopIteration"
-                    raise RuntimeError(msg) from value.error
-                raise value.error
+                    self._stop(error)
+                try:
+                    raise _as_raised(error)
+                finally:
+                    # Its traceback refers to this frame, and so to the iterator.
+                    del error
             result: R = value
             return result
 
