@@ -348,16 +348,16 @@ def test_closed_pool_is_dropped_in_silence(leak_guard, engine, recwarn):
     assert [w for w in recwarn if w.category is ResourceWarning] == []
 
 
-def test_fifty_pools_in_a_row_leave_no_growth(leak_guard, engine):
+def test_hundred_pools_in_a_row_leave_no_growth(leak_guard, engine):
     """Opening and closing many pools costs no process, thread or descriptor."""
 
     def use_one():
-        with build_pool(engine) as pool:
+        with build_pool(engine, 1) as pool:
             assert pool.map(workloads.square, range(4)) == [0, 1, 4, 9]
 
     use_one()
     before = Footprint.take()
-    for _ in range(50):
+    for _ in range(100):
         use_one()
     gc.collect()
     eventually(lambda: not Footprint.take().growth_since(before), SETTLING)
@@ -369,9 +369,9 @@ def test_fifty_pools_in_a_row_leave_no_growth(leak_guard, engine):
 
 
 @pytest.mark.quick
-def test_eight_threads_submit_at_once(pool):
+def test_sixteen_threads_submit_at_once(pool):
     """Threads that use one pool at a time get their own results, all of them."""
-    start = threading.Barrier(8)
+    start = threading.Barrier(16)
     found = queue.Queue()
 
     def use(number):
@@ -389,13 +389,13 @@ def test_eight_threads_submit_at_once(pool):
         except BaseException as error:
             found.put(error)
 
-    threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=use, args=(number,)) for number in range(16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(2 * DEADLINE)
 
-    assert sorted((found.get(timeout=DEADLINE) for _ in threads), key=str) == list(range(8))
+    assert {found.get(timeout=DEADLINE) for _ in threads} == set(range(16))
 
 
 def test_many_threads_wait_for_one_result(pool, tmp_path):
@@ -458,8 +458,9 @@ def test_program_ends_with_work_pending(start_script, engine, pending):
         ("sys.exit(5)", 5, ""),
         ("raise LookupError('mine')", 1, "LookupError: mine"),
         ("os.kill(os.getpid(), 15); time.sleep(9)", -15, ""),
+        ("os.kill(os.getpid(), 1); time.sleep(9)", -1, ""),
     ],
-    ids=["sys.exit", "exception", "SIGTERM"],
+    ids=["sys.exit", "exception", "SIGTERM", "SIGHUP"],
 )
 def test_program_leaves_with_by_force(start_script, engine, leaving, returncode, stderr):
     """A program that is left in the midst of `with` ends, and its workers too."""
@@ -536,6 +537,29 @@ pool.map(workloads.mark_and_sleep, [file('one'), file('two')], 1)
     assert finished.seconds < INTERRUPTED
     assert finished.returncode == -signal.SIGINT
     assert finished.stderr.count("Traceback") == 1
+    assert eventually(lambda: not script.processes(), SETTLING)
+
+
+def test_impatient_interrupts_end_the_program_too(start_script, start_method):
+    """Ctrl-C again and again, while stubborn workers are ended, leaves nothing behind."""
+    script = start_script(
+        """
+with open_pool() as pool:
+    for number in (1, 2):
+        task = file(str(number)), "ignores SIGTERM"
+        pool.apply_async(workloads.write_pid_and_be_stubborn, task)
+    pool.apply(abs, (1,))
+""",
+        start_method,
+    )
+    assert script.reached("1", "2"), script.finish()
+
+    def has_ended():
+        os.killpg(script.process.pid, signal.SIGINT)
+        return script.process.poll() is not None
+
+    assert eventually(has_ended, INTERRUPTED)
+    assert script.finish().returncode == -signal.SIGINT
     assert eventually(lambda: not script.processes(), SETTLING)
 
 
@@ -690,10 +714,9 @@ def test_nothing_is_left_by_a_killed_program(start_script, start_method):
         """
 big = b'x' * 5_000_000
 pool = open_pool()
-pool.map_async(workloads.same, [big] * 500, 1)
-pool.map(workloads.touch_then_wait, [])
 stream = pool.imap(workloads.same, [big] * 10)
 next(stream)
+pool.map_async(workloads.same, [big] * 500, 1)
 open(file('busy'), 'w').close()
 time.sleep(60)
 """,
@@ -777,6 +800,25 @@ def test_forked_child_may_open_a_pool_of_its_own(start_script, engine):
 
     assert "forked [7]" in finished.stdout
     assert finished.stdout.strip().splitlines()[-1] == "0 [None, None] [1, 2]"
+
+
+@pytest.mark.quick
+def test_program_whose_directory_is_gone_may_open_a_pool(start_script, engine):
+    """Workers need no working directory to start."""
+    script = start_script(
+        """
+import tempfile
+with tempfile.TemporaryDirectory() as folder:
+    os.chdir(folder)
+with open_pool() as pool:
+    print(pool.map(abs, [-1, 2]))
+""",
+        engine,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout.strip() == "[1, 2]"
 
 
 def test_fork_while_another_thread_looks_at_the_workers_comes_back(start_script, start_method):

@@ -5,12 +5,14 @@ import functools
 import os
 import pickle
 import signal
+import subprocess
 
 import pytest
 
 import motorpool
 import workloads
 from conftest import DEADLINE, eventually, outcome, outcomes
+from motorpool.engines import server
 from motorpool.worker.run import BULK_ITEMS
 
 DEATHS = {
@@ -370,6 +372,56 @@ def test_deaths_among_recycled_workers_lose_one_item_each(make_process_pool):
         else:
             assert value == number * number
     assert len(found) == 50
+
+
+SERVER = """
+import psutil, signal
+
+def trouble_the_server():
+    server = psutil.Process(pool._pool[0].pid).ppid()
+    assert server != os.getpid()
+    os.kill(server, signal.TROUBLE)
+"""
+
+
+@pytest.mark.parametrize("trouble", ["SIGSTOP", "SIGKILL"])
+def test_fork_server_in_trouble_goes_on_or_is_replaced(start_script, trouble):
+    """A server that is stopped or killed holds up neither new workers nor the end."""
+    script = start_script(
+        SERVER.replace("TROUBLE", trouble)
+        + """
+with open_pool() as pool:
+    for _ in range(2):
+        pool.map(abs, range(9))
+        trouble_the_server()
+        for worker in list(pool._pool):
+            worker.kill()
+        assert pool.map_async(abs, range(100)).get(10) == list(range(100))
+    trouble_the_server()
+""",
+        "forkserver",
+    )
+    finished = script.finish()
+
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    assert eventually(lambda: not script.processes(), 5.0)
+
+
+def test_fork_server_that_never_answers_is_given_up(leak_guard, monkeypatch):
+    """Whoever asks for a worker gets an error in time, and the server is ended."""
+    monkeypatch.setattr(server, "CONTINUE_SECONDS", 0.05)
+    monkeypatch.setattr(server, "PATIENCE_SECONDS", 0.2)
+    launched = []
+
+    def launch(_control):
+        launched.append(subprocess.Popen(["sleep", "60"]))
+        return launched[-1].pid
+
+    with pytest.raises(OSError, match="does not start workers"):
+        server.ForkServer().start([], launch)
+
+    assert [silent.wait(DEADLINE) for silent in launched] == [0, 0], "reaped by the server's half"
 
 
 def test_pool_can_be_closed_right_after_a_death(make_process_pool, trace):
