@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from motorpool.engines.overrun import MemoryWatch
 
 from motorpool.bell import Bell
-from motorpool.buffers import MARK, Exchange, keep_apart, size_of
+from motorpool.buffers import LARGE_PICKLE, MARK, Exchange, keep_apart, size_of
 from motorpool.cpus import cpu_count
 from motorpool.definitions import Definitions, Known
 from motorpool.engines.base import NO_LIMITS, Abilities, Function, Limits, StartFailed, WorkerNow
