@@ -64,18 +64,15 @@ def failed_error(
 def _lost_error(command: FailItem, job: Job) -> BaseException:
     lost: WorkerLost = command.lost  # type: ignore[assignment]
     item = short_repr(job.items[command.item : command.item + 1][0])
+    name = function_name(job.function.func)
     if command.seconds is not None:
-        name = function_name(job.function.func)
         # A thread just goes; of the process of a cluster, the cluster tells why.
         is_killed = lost.exitcode is not None or lost.cause is not None
         return errors.TaskTimeoutError(
             lost.pid, command.seconds, command.item, item, name, is_killed=is_killed
         )
-    doing = "it unpickled" if lost.at == LOADING else "it ran"
     kind = errors.MemoryLimitError if lost.memory.overrun else errors.WorkerLostError
-    error = kind(
-        lost.pid, lost.exitcode, command.item, item, function_name(job.function.func), doing
-    )
+    error = kind(lost.pid, lost.exitcode, command.item, item, name, is_loading=lost.at == LOADING)
     error.memory = lost.memory.peak
     error.is_out_of_memory = lost.memory.killed_by_kernel
     if isinstance(error, errors.MemoryLimitError):

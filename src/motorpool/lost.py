@@ -42,6 +42,8 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         The item's position in the submitted iterable.
     item, function
         The item's short repr, and the function's name.
+    is_loading
+        Whether the item was being unpickled, and the function not called yet.
     memory
         Bytes that the worker had in memory at the most, shared ones included;
         None if that is unknown.
@@ -54,15 +56,22 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
     is_out_of_memory: bool | None = None
 
     def __init__(
-        self, pid: int, exitcode: int | None, index: int, item: str, function: str, doing: str
+        self,
+        pid: int,
+        exitcode: int | None,
+        index: int,
+        item: str,
+        function: str,
+        *,
+        is_loading: bool = False,
     ) -> None:
         self.pid = pid
         self.exitcode = exitcode
         self.index = index
         self.item = item
         self.function = function
-        self.doing = doing
-        super().__init__(pid, exitcode, index, item, function, doing)
+        self.is_loading = is_loading
+        super().__init__(pid, exitcode, index, item, function)
 
     @property
     def signal_name(self) -> str | None:
@@ -86,10 +95,12 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         how = " with a new worker" if self.pid else ""
         if self.__cause__ is not None:
             ended += f" ({type(self.__cause__).__name__}: {self.__cause__})"
-        return (
-            f"{who} {ended} while {self.doing} item {self.index}, {self.item}, "
-            f"for {self.function}.{self._hint()} The pool goes on{how}."
-        )
+        return f"{who} {ended} while it {self._work()}.{self._hint()} The pool goes on{how}."
+
+    def _work(self) -> str:
+        if self.is_loading:
+            return f"unpickled item {self.index} ({self.item}) for {self.function}"
+        return f"ran {self.function} on item {self.index} ({self.item})"
 
     def _hint(self) -> str:
         if self.signal_name != "SIGKILL":
@@ -125,9 +136,8 @@ class MemoryLimitError(WorkerLostError, MemoryError):
         """Say which item of what used how much, and what to do."""
         return (
             f"Worker {self.pid} used {format_size(self.size)}, more than memory_limit="
-            f"{format_size(self.limit)}, while {self.doing} item {self.index}, {self.item}, for "
-            f"{self.function}, and was killed. Make the item smaller, or raise the limit. The "
-            f"pool goes on with a new worker."
+            f"{format_size(self.limit)}, while it {self._work()}, and was killed. Make the item "
+            f"smaller, or raise the limit. The pool goes on with a new worker."
         )
 
 
