@@ -190,13 +190,16 @@ class Definitions:
 
         Raises what the pickler raised if a name it has no version of cannot be sent.
         """
-        for name in known.outdated():
+        outdated = known.outdated()
+        for name in outdated:
             # It is sent in case a task needs it. If one does that leads to it, it is told below.
             try:
                 self._pack_for(known, (name,), learn=False)
             except Exception:
                 known.keep_old(name)
-        return self._pack_for(known, (*known.outdated(), *roots), learn=learn)
+        if outdated:
+            outdated = known.outdated()
+        return self._pack_for(known, (*outdated, *roots), learn=learn)
 
     def _pack_for(self, known: Known, roots: tuple[Name, ...], *, learn: bool) -> bytes | None:
         if not roots:
