@@ -93,7 +93,7 @@ def test_pool_that_was_called_uses_no_cpu_afterwards(make_process_pool):
         pool.apply(workloads.square, (3,))
     before = pool.apply(time.process_time), time.process_time()
     with pytest.raises(motorpool.TimeoutError):
-        pool.apply_async(time.sleep, (0.3,)).get(timeout=0.2)
+        pool.apply_async(time.sleep, (1.0,)).get(timeout=0.9)
     after = pool.apply(time.process_time), time.process_time()
 
-    assert max(after[0] - before[0], after[1] - before[1]) < 0.05
+    assert max(after[0] - before[0], after[1] - before[1]) < 0.3

@@ -93,20 +93,18 @@ def size_of(payload: bytes) -> int:
     return sum(entry[3] for entry in _entries(payload))
 
 
-def create_file() -> tuple[int, object]:
-    """Return a descriptor of a new file for arenas; -1 and the reason if there can be none."""
+def create_file() -> int:
+    """Return a descriptor of a new file for arenas; raises OSError if there can be none."""
     if sys.maxsize < ARENA_FILE:
-        return -1, "this is no 64-bit system"
-    try:
-        fd = os.memfd_create("motorpool-arena")
-    except OSError as error:
-        return -1, error
+        msg = "this is no 64-bit system"
+        raise OSError(msg)
+    fd = os.memfd_create("motorpool-arena")
     try:
         os.ftruncate(fd, ARENA_FILE)
-    except OSError as error:  # A limit on the size of files, perhaps.
+    except OSError:  # A limit on the size of files, perhaps.
         os.close(fd)
-        return -1, error
-    return fd, None
+        raise
+    return fd
 
 
 def begin_of(region: int) -> int:
@@ -301,7 +299,12 @@ class Exchange:
     """The parent's end: a file, and what goes through it to workers and from them."""
 
     def __init__(self) -> None:
-        self._fd, self._reason = create_file()
+        self._fd = -1
+        self._reason: str | None = None
+        try:
+            self._fd = create_file()
+        except OSError as error:
+            self._reason = str(error)
         self._has_told = False
         self.sender = Sender(self._fd, 0, self.refused)
         self.receiver = Receiver(self._fd)

@@ -298,7 +298,7 @@ class Worker:
             running.restart(running.index)
             self._page.restart()
             self._sending = False
-            self._notice_recall(running, 1)
+            self._notice_recall(running, 0)
 
     def _send_results(self, kind: int, form: int, start: int, stop: int, *others: Any) -> None:
         try:
