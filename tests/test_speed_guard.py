@@ -27,14 +27,22 @@ ITEMS = range(200_000)
 
 
 @pytest.fixture
-def both(leak_guard):
-    """Give the standard library's pool and motorpool's, warm, by name, on one core.
+def one_core():
+    """Keep the test and its pools on one core.
 
-    To wake another core takes longer than all that either pool does, and where
-    the kernel puts a worker is chance. On one core only the work counts.
+    To wake another core takes longer than all that a pool does, and where the
+    kernel puts a worker is chance. On one core only the work counts, and nobody
+    looks again and again for what comes soon.
     """
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture
+def both(one_core, leak_guard):
+    """Give the standard library's pool and motorpool's, warm, by name."""
     pools = {
         "stdlib": multiprocessing.get_context("fork").Pool(2),
         "motorpool": build_pool("fork", 2),
@@ -46,7 +54,6 @@ def both(leak_guard):
         _, pool = pools.popitem()
         pool.terminate()
         pool.join()
-    os.sched_setaffinity(0, cores)
 
 
 def seconds(action):
@@ -85,7 +92,7 @@ def calls_of(action):
 
 
 @pytest.fixture
-def lone(leak_guard):
+def lone(one_core, leak_guard):
     """Give a pool of one worker, warm."""
     with build_pool("fork", 1) as pool:
         for _ in range(20):

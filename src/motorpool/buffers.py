@@ -13,7 +13,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from motorpool.log import log
 from motorpool.messages import ARENA_FILE, ARENA_MOST_REGIONS, ARENA_REGION
 from motorpool.serialization import LARGE_PICKLE, PLAIN, Pickled, dumps, loads
 from motorpool.typed import TYPE_CHECKING, Any
@@ -320,6 +319,8 @@ class Exchange:
     def refused(self, reason: object) -> None:
         """Tell once that something large finds no shared memory, here or in a worker."""
         if not self._has_told:
+            from motorpool.log import log
+
             self._has_told = True
             log().warning(
                 "large objects take the channels of the workers, which is slower: there is no "
