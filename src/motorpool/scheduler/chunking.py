@@ -19,6 +19,10 @@ BUDGET_SECONDS = 0.020
 # Work sent to a worker beyond the chunk it runs, so that it need not wait.
 AHEAD_SECONDS = 0.008
 AHEAD_CHUNKS = 16
+# A single chunk may be so long and have another behind it, as long as there is one
+# for every worker: to wait for the next takes a worker a millisecond or more where
+# cores are slow to wake (benchmarks/efficiency.py).
+ONE_AHEAD_SECONDS = 0.1
 # Of items with large arguments, so many chunks at most are in a worker's hands:
 # one is copied while the other runs.
 HEAVY_CHUNKS = 2

@@ -61,6 +61,7 @@ from motorpool.scheduler.chunking import (
     AHEAD_CHUNKS,
     HEAVY_CHUNKS,
     MESSAGE_SECONDS,
+    ONE_AHEAD_SECONDS,
     chunk_size,
     timing,
 )
@@ -320,7 +321,10 @@ class Scheduler:
         if transfer and len(worker.chunks) >= HEAVY_CHUNKS:
             return False
         ahead = self._timing.ahead
-        if not self._eager:
+        if self._eager:
+            if len(worker.chunks) == 1 and job.remaining() > self._staff.size:
+                ahead = max(ahead, ONE_AHEAD_SECONDS)
+        else:
             # The next chunk is on its way before the one that runs is over, also
             # if items turn out a little longer. What was sent does not come back
             # for another worker, so at the end nobody gets more than a share.
