@@ -85,6 +85,13 @@ def _write(run: dict[str, Any], report: Report, folder: Path) -> None:
         print("no plots: matplotlib is not installed", file=sys.stderr)
 
 
+def _drop_tracebacks(results: dict[str, Any]) -> None:
+    """Drop what names the folders of this machine."""
+    for outcomes in results.values():
+        for outcome in outcomes.values():
+            outcome.pop("traceback", None)
+
+
 def main() -> None:
     """Do what the command line asks for."""
     arguments = _arguments()
@@ -99,6 +106,7 @@ def main() -> None:
     report = Report(run["results"])
     _write(run, report, arguments.out)
     if arguments.docs:
+        _drop_tracebacks(run["results"])
         _write(run, report, PAGE.parent / "performance")
         write_section("measured", as_markdown(report, run["machine"]))
     print(as_text(report))
