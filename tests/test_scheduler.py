@@ -1041,6 +1041,14 @@ def test_recall_is_not_planned_in_vain(size, chunksize):
     assert bench(Tick(), after=LONG) == []
 
 
+def test_item_longer_than_a_chunk_has_another_behind_it():
+    """A worker does not wait for its next item, as long as there is one for every worker."""
+    bench = Bench(2)
+    first, _second = bench.submit(8, seconds=2 * TARGET_SECONDS)
+
+    assert len(sends(bench.done(first, seconds=2 * TARGET_SECONDS))) == 2
+
+
 def test_chunk_that_counts_as_a_task_stays_whole():
     """A chunk of the user's is one of the tasks that a worker is good for: it is not cut."""
     bench = Bench(2, tasks_per_worker=5)
