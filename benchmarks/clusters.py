@@ -15,7 +15,6 @@ from typing import Any
 
 from benchmarks.constants import pick
 from benchmarks.contenders import Contender, Dask, Ray
-from benchmarks.efficiency import floor
 from benchmarks.scenario import (
     HIGHER,
     LOWER,
@@ -27,7 +26,8 @@ from benchmarks.scenario import (
     at_most,
     check,
 )
-from benchmarks.tasks import same, spin
+from benchmarks.skew import floor, spins
+from benchmarks.tasks import same
 
 ROUNDS = 3
 NOTHINGS = 200_000
@@ -75,7 +75,7 @@ def _efficiency(contender: Contender, settings: Settings) -> Metrics:
     loops = [settings.loops(0.001)] * settings.pick(MILLISECONDS, 1_000)
 
     def measure(each: Contender) -> float:
-        return 0.001 * len(loops) / contender.workers / _time(each.map, spin, loops)
+        return spins(each.map, loops, contender.workers)
 
     return _by_turns(contender, measure)
 

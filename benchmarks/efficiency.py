@@ -18,8 +18,8 @@ from benchmarks.scenario import (
     at_least,
     check,
 )
-from benchmarks.skew import ideal
-from benchmarks.tasks import nap, spin
+from benchmarks.skew import floor, share, spins
+from benchmarks.tasks import nap
 
 # Name: length of a task and number of tasks, in seconds.
 LENGTHS = {
@@ -44,45 +44,32 @@ def _mixed(settings: Settings) -> list[float]:
     return [10 ** draw.uniform(-5, -2) for _ in range(settings.pick(600, 200))]
 
 
-def _efficiency(
-    contender: Contender, settings: Settings, lengths: list[float], *, lazily: bool = False
-) -> float:
+def _lazily(contender: Contender, settings: Settings, lengths: list[float]) -> float:
+    """Return the ideal makespan of `imap` of a generator over the measured one."""
     loops = [settings.loops(length) for length in lengths]
     with contender:
-        # Another function than the one measured: what it costs is not known yet.
         check(contender.map(abs, list(range(-64, 0))) == list(range(64, 0, -1)), "warm-up")
-        begun = perf_counter()
-        if lazily:
-            results = list(contender.imap(spin, (count for count in loops)))
-        else:
-            results = contender.map(spin, loops)
-        taken = perf_counter() - begun
-    check(results == loops, "results")
-    return ideal(lengths, contender.workers) / taken
+        return spins(
+            lambda function, items: list(contender.imap(function, (each for each in items))),
+            loops,
+            contender.workers,
+        )
 
 
 def _by_length(contender: Contender, settings: Settings) -> Metrics:
-    return {name: _efficiency(contender, settings, _lengths(name, settings)) for name in LENGTHS}
+    return {name: share(contender, settings, _lengths(name, settings)) for name in LENGTHS}
 
 
 def _by_length_lazily(contender: Contender, settings: Settings) -> Metrics:
-    return {
-        name: _efficiency(contender, settings, _lengths(name, settings), lazily=True)
-        for name in LENGTHS
-    }
+    return {name: _lazily(contender, settings, _lengths(name, settings)) for name in LENGTHS}
 
 
 def _both_mixed(contender: Contender, settings: Settings) -> Metrics:
     lengths = _mixed(settings)
     return {
-        "list": _efficiency(contender, settings, lengths),
-        "iterator": _efficiency(contender, settings, lengths, lazily=True),
+        "list": share(contender, settings, lengths),
+        "iterator": _lazily(contender, settings, lengths),
     }
-
-
-def floor(settings: Settings, lengths: list[float]) -> float:
-    """Return the efficiency of processes that just spin."""
-    return ideal(lengths, 2) / floors.spins_in_order([settings.loops(length) for length in lengths])
 
 
 def _floor_by_length(settings: Settings) -> Metrics:

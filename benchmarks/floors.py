@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from benchmarks.tasks import spin
 
+_LENGTHS = struct.Struct("dd")  # of tasks: their sum, and the longest
 _HUNDRED_BYTES = b"x" * 80  # and what pickle puts around it
 
 
@@ -112,7 +114,7 @@ def copy_speed(array: Any, rounds: int = 9) -> float:
 
 
 def spins_in_order(loops: Sequence[int], processes: int = 2) -> float:
-    """Return the seconds of busy loops in bare processes that are told beforehand what to run.
+    """Return the share of the ideal makespan of bare processes that are told what to run.
 
     Each loop goes to who would be free first, in the given order: what a pool
     without overhead does that does not know the lengths either.
@@ -126,28 +128,29 @@ def spins_in_order(loops: Sequence[int], processes: int = 2) -> float:
     start, done = os.pipe(), os.pipe()
 
     def work(hand: list[int]) -> None:
-        os.write(done[1], b"r")
+        os.write(done[1], bytes(_LENGTHS.size))
         os.read(start[0], 1)
-        for length in hand:
-            spin(length)
-        os.write(done[1], b"d")
+        seconds = [spin(length)[1] for length in hand]
+        os.write(done[1], _LENGTHS.pack(sum(seconds), max(seconds)))
 
     pids = [run_in_fork(partial(work, hand)) for hand in hands]
-    _read_exactly(done[0], processes)
+    _read_exactly(done[0], processes * _LENGTHS.size)
     begun = perf_counter()
     os.write(start[1], bytes(processes))
-    _read_exactly(done[0], processes)
+    ran = list(_LENGTHS.iter_unpack(_read_exactly(done[0], processes * _LENGTHS.size)))
     taken = perf_counter() - begun
     for pid in pids:
         os.waitpid(pid, 0)
     for fd in (*start, *done):
         os.close(fd)
-    return taken
+    return max(sum(total for total, _ in ran) / processes, *(most for _, most in ran)) / taken
 
 
-def _read_exactly(fd: int, count: int) -> None:
-    while count:
-        count -= len(os.read(fd, count))
+def _read_exactly(fd: int, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        data += os.read(fd, count - len(data))
+    return data
 
 
 @contextmanager

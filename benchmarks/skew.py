@@ -1,8 +1,9 @@
 """Whether cores stay busy when a few tasks are long, and stand where they hurt."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter
+from typing import Any
 
 from benchmarks import floors
 from benchmarks.contenders import Contender
@@ -46,28 +47,31 @@ def heavy_tail(settings: Settings) -> list[float]:
     return [length * scale for length in lengths]
 
 
-def ideal(lengths: Sequence[float], workers: int) -> float:
-    """Return the shortest makespan that the lengths allow."""
-    return max(sum(lengths) / workers, *lengths)
+def spins(run: Callable[..., Any], loops: Sequence[int], workers: int) -> float:
+    """Run busy loops by `run(function, items)`; return the ideal makespan over the measured one.
+
+    The ideal is the shortest that the lengths allow as they were measured in the tasks.
+    """
+    begun = perf_counter()
+    results = run(spin, loops)
+    taken = perf_counter() - begun
+    check([each for each, _ in results] == loops, "results of busy loops")
+    seconds = [length for _, length in results]
+    return max(sum(seconds) / workers, *seconds) / taken
 
 
 def share(contender: Contender, settings: Settings, lengths: Sequence[float]) -> float:
-    """Return the ideal makespan over the measured one."""
+    """Return the ideal makespan of `map` over the measured one."""
     loops = [settings.loops(length) for length in lengths]
     with contender:
         # Another function than the one measured: what it costs is not known yet.
         check(contender.map(abs, list(range(-64, 0))) == list(range(64, 0, -1)), "warm-up")
-        begun = perf_counter()
-        results = contender.map(spin, loops)
-        taken = perf_counter() - begun
-    check(results == loops, "results of skewed tasks")
-    return ideal(lengths, contender.workers) / taken
+        return spins(contender.map, loops, contender.workers)
 
 
 def floor(settings: Settings, lengths: Sequence[float]) -> float:
     """Return that share for two bare processes that take the tasks in order."""
-    loops = [settings.loops(length) for length in lengths]
-    return ideal(lengths, 2) / floors.spins_in_order(loops)
+    return floors.spins_in_order([settings.loops(length) for length in lengths])
 
 
 def _at_positions(contender: Contender, settings: Settings) -> Metrics:

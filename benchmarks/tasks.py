@@ -2,7 +2,7 @@
 
 import time
 from itertools import repeat
-from time import perf_counter
+from time import perf_counter, thread_time
 
 
 def same(item: object) -> object:
@@ -15,11 +15,16 @@ def increment(number: int) -> int:
     return number + 1
 
 
-def spin(loops: int) -> int:
-    """Keep a core busy; the time it takes was calibrated, so a busy neighbour shows."""
+def spin(loops: int) -> tuple[int, float]:
+    """Keep a core busy; return `loops` and the seconds of CPU that they took.
+
+    Cores of one machine differ in speed from second to second, so that the same
+    loops may take half as long again: what they took is measured where they ran.
+    """
+    begun = thread_time()
     for _ in repeat(None, loops):
         pass
-    return loops
+    return loops, thread_time() - begun
 
 
 def nap(seconds: float) -> float:
