@@ -62,6 +62,8 @@ def _run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     run = {"machine": facts, "results": results}
     for scenario in chosen(_words(arguments.only)):
+        if not runner.contenders(scenario):
+            continue
         results[scenario.name] = runner.run(scenario)
         facts["seconds"] = round(time.monotonic() - begun)
         # A run that is cut off can be shown with `--again`.
