@@ -119,14 +119,17 @@ class Segment(NamedTuple):
 class Block:
     """A range of the file, and how many holders it has: slots, and whoever put it there."""
 
-    __slots__ = ("base", "holders", "length", "offset", "segment_size", "size")
+    __slots__ = ("base", "holders", "is_mapped", "length", "offset", "segment_size", "size")
 
-    def __init__(self, segment: Segment, offset: int, size: int, length: int) -> None:
+    def __init__(
+        self, segment: Segment, offset: int, size: int, length: int, *, is_mapped: bool
+    ) -> None:
         self.base = segment.base
         self.segment_size = segment.size
         self.offset = offset  # in the file
         self.size = size  # in whole pages
         self.length = length
+        self.is_mapped = is_mapped
         self.holders = 0
 
 
@@ -147,7 +150,8 @@ class Arena:
         self._begin = self._end = (region + 1) * ARENA_REGION
         self._bases: list[int] = []
         self._segments: list[Segment] = []
-        self._warm = Extents()  # memory that is there
+        self._warm = Extents()  # memory that is there, and mapped
+        self._unmapped = Extents()  # memory that is there
         self._cold = Extents()
         self._lent: dict[int, tuple[Block, int]] = {}
         self._spare: list[int] = []
@@ -156,7 +160,7 @@ class Arena:
     @property
     def is_in_use(self) -> bool:
         """Whether any block is lent, or memory held that no block uses."""
-        return bool(self._lent or self._warm.total)
+        return bool(self._lent or self._warm.total or self._unmapped.total)
 
     # Blocks.
 
@@ -165,21 +169,28 @@ class Arena:
         self.collect()
         size = -(-data.nbytes // PAGE) * PAGE
         offset = self._warm.take(size)
-        if offset is not None:
-            segment = self._segment_of(offset)
+        if offset is None and (offset := self._unmapped.take(size)) is not None:
+            self._map(offset, size)
+        is_mapped = offset is not None
+        if offset is None:
+            offset = self._take_cold(size)
+            self._fill_cold(offset, size, data)
+        segment = self._segment_of(offset)
+        if is_mapped:
             begin = offset - segment.base
             segment.view[begin : begin + data.nbytes] = data
-        else:
-            offset = self._take_cold(size)
-            segment = self._segment_of(offset)
-            self._fill_cold(segment, offset, data)
-        block = Block(segment, offset, size, data.nbytes)
+        block = Block(segment, offset, size, data.nbytes, is_mapped=is_mapped)
         block.holders = 1
         return block
 
+    def _map(self, offset: int, size: int) -> None:
+        segment = self._segment_of(offset)
+        with suppress(OSError):  # Many times faster than a fault a page.
+            segment.map.madvise(_POPULATE_READ, offset - segment.base, size)
+
     def _take_cold(self, size: int) -> int:
         offset = self._cold.take(size)
-        if offset is None and self._warm.total + self._cold.total >= size:
+        if offset is None and self._warm.total + self._unmapped.total + self._cold.total >= size:
             # There may be room that is warm in part only.
             self.trim(0)
             offset = self._cold.take(size)
@@ -189,23 +200,25 @@ class Arena:
         assert offset is not None  # noqa: S101 - for the type checker
         return offset
 
-    def _fill_cold(self, segment: Segment, offset: int, data: memoryview) -> None:
+    def _fill_cold(self, offset: int, size: int, data: memoryview) -> None:
         """Write where there is no memory yet.
 
         The system call spares the zeros that a fault would write first, and it
-        raises where a fault that finds no memory would end the process.
+        raises where a fault that finds no memory would end the process. What is
+        used once is never mapped here: that takes a third as long again.
         """
-        begin, size = offset - segment.base, -(-data.nbytes // PAGE) * PAGE
         written = 0
         try:
             while written < data.nbytes:
                 written += os.pwrite(self._fd, data[written:], offset + written)
         except OSError:
-            segment.map.madvise(mmap.MADV_REMOVE, begin, size)
-            self._cold.add(offset, size)
+            self._remove(offset, size)
             raise
-        with suppress(OSError):  # For the next use: many times faster than a fault a page.
-            segment.map.madvise(_POPULATE_READ, begin, size)
+
+    def _remove(self, offset: int, size: int) -> None:
+        segment = self._segment_of(offset)
+        segment.map.madvise(mmap.MADV_REMOVE, offset - segment.base, size)
+        self._cold.add(offset, size)
 
     def _segment_of(self, offset: int) -> Segment:
         return self._segments[bisect.bisect(self._bases, offset) - 1]
@@ -242,7 +255,8 @@ class Arena:
         """Take note that a block has a holder fewer; it is free after the last."""
         block.holders -= 1
         if not block.holders:
-            self._warm.add(block.offset, block.size)
+            free = self._warm if block.is_mapped else self._unmapped
+            free.add(block.offset, block.size)
 
     def collect(self) -> None:
         """Take back what holders have returned."""
@@ -267,10 +281,10 @@ class Arena:
 
     def trim(self, keep: int) -> None:
         """Give free memory back, except for about `keep` bytes."""
-        for offset, size in self._warm.cut(keep):
-            segment = self._segment_of(offset)
-            segment.map.madvise(mmap.MADV_REMOVE, offset - segment.base, size)
-            self._cold.add(offset, size)
+        for free in (self._warm, self._unmapped):
+            for offset, size in free.cut(keep):
+                self._remove(offset, size)
+            keep = max(0, keep - free.total)
 
     def close(self) -> None:
         """Give all memory back: nobody looks at it any more."""
