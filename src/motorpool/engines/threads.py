@@ -48,6 +48,9 @@ from motorpool.worker.run import (
 )
 
 _NAMES = count(1)
+# A bulk run starts after so many items and is as long as all before it: no results
+# have to be saved from the death of one thread, as for processes.
+_BULK_AFTER = 32
 
 # What a worker is sent: a chunk, its function, its items and its budget; or a call as
 # its chunk's number, its function and the one item; or None, to leave.
@@ -352,7 +355,7 @@ class ThreadEngine:
             self._report(worker, StartFailed(worker.number, error))
             return
         self._report(worker, WorkerReady(worker.number))
-        while (entry := worker.inbox.get()) is not None and not worker.is_written_off:
+        while (entry := worker.inbox.get()) is not None:
             if len(entry) == 3:  # noqa: PLR2004 - the form of a call
                 self._call(worker, *entry)
             else:
@@ -365,6 +368,8 @@ class ThreadEngine:
         running = SharedRunning(0, 1, number)
         running.upto = 1
         with worker.lock:
+            if worker.is_written_off:  # Another does it.
+                return
             worker.running = running
             worker.chunk = Chunk(number, -1, 0, 1), function, items
             worker.journal = _NOTHING
@@ -389,9 +394,11 @@ class ThreadEngine:
         if chunk.is_exact:
             pace: Pace = EXACT
         else:
-            pace = worker.paces.setdefault(function.number, Pace())
+            pace = worker.paces.setdefault(function.number, Pace(_BULK_AFTER))
         running = SharedRunning(chunk.start, chunk.stop, chunk.number)
         with worker.lock:
+            if worker.is_written_off:  # Another does it.
+                return
             worker.running = running
             worker.chunk = chunk, function, items
             worker.journal = _Journal() if chunk.is_exact else _NOTHING

@@ -164,23 +164,24 @@ class SharedRunning(Running):
 class Pace:
     """The measured length of a function's items, in one worker."""
 
-    __slots__ = ("items", "seconds")
+    __slots__ = ("_bulk_after", "items", "seconds")
 
-    def __init__(self) -> None:
+    def __init__(self, bulk_after: int = BULK_AFTER) -> None:
+        self._bulk_after = bulk_after
         self.items = 0
         self.seconds = 0.0
 
     def bulk_size(self) -> int:
         """Return how many items to run without looking up, 1 while little is known."""
-        if self.items < BULK_AFTER:
+        if self.items < self._bulk_after:
             return 1
         if self.items * BULK_RUN_SECONDS > BULK_ITEMS * self.seconds:
-            return BULK_ITEMS
-        return int(BULK_RUN_SECONDS * self.items / self.seconds) or 1
+            return min(BULK_ITEMS, self.items)
+        return min(int(BULK_RUN_SECONDS * self.items / self.seconds), self.items) or 1
 
     def singles(self) -> int:
         """Return how many items are run one by one before `bulk_size` may say otherwise."""
-        return max(BULK_AFTER - self.items, 1)
+        return max(self._bulk_after - self.items, 1)
 
     def add(self, items: int, seconds: float) -> None:
         """Learn from `items` that took `seconds`; the far past counts for less."""
