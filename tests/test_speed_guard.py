@@ -248,6 +248,25 @@ def test_plain_pool_imports_nothing_slow():
 
 
 @pytest.mark.quick
+def test_functions_and_classes_that_a_fork_has_import_nothing_slow():
+    """What the script defined before the pool was made is not pickled by value."""
+    stdlib = modules_of("import multiprocessing.pool")
+    imported = modules_of(
+        "from multiprocessing import get_context\n"
+        "from motorpool import Pool\n"
+        "class Box:\n"
+        "    def __init__(self, number):\n"
+        "        self.number = number\n"
+        "def twice(box):\n"
+        "    return Box(2 * box.number)\n"
+        "with Pool(2, context=get_context('fork')) as pool:\n"
+        "    assert [box.number for box in pool.map(twice, [Box(1), Box(2)])] == [2, 4]"
+    )
+
+    assert not imported & (SLOW - stdlib)
+
+
+@pytest.mark.quick
 def test_worker_imports_little(leak_guard):
     """A spawned worker imports 20 modules of ours, nothing slow, and no multiprocessing."""
     bare = modules_of("")

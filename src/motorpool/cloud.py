@@ -9,18 +9,16 @@ import functools
 import io
 import pickle
 import sys
-import types
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from types import CodeType, FunctionType
+from collections.abc import Callable
+from types import FunctionType
 
 import cloudpickle
 
 from motorpool.mirror import define, make_class, module_globals
-from motorpool.reducers import MAIN_MODULES, reducers
-from motorpool.typed import Any, ClassVar
+from motorpool.names import MIRRORED, Name, home_of
+from motorpool.reducers import reducers
+from motorpool.typed import Any
 
-Name = tuple[str, str]
 BufferCallback = Callable[[pickle.PickleBuffer], object]
 
 
@@ -54,8 +52,6 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     `needed` collects the names of mirrored modules that the pickle refers to.
     """
 
-    mirrored: ClassVar[dict[str, None]] = dict.fromkeys(MAIN_MODULES)
-
     def __init__(
         self,
         file: io.BytesIO,
@@ -70,7 +66,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.by_value = by_value
         self.needed: set[Name] = set()
         self._mirror_ids: dict[int, str] = {}
-        for name in self.mirrored:
+        for name in MIRRORED:
             module = sys.modules.get(name)
             if module is not None and id(vars(module)) not in self.globals_ref:
                 self.globals_ref[id(vars(module))] = MirrorGlobals(name)
@@ -81,7 +77,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if not isinstance(obj, _NAMED):
             return NotImplemented
         home = home_of(obj)
-        if home is not None and home[0] in self.mirrored:
+        if home is not None and home[0] in MIRRORED:
             self.needed.add(home)
         if home is not None and home not in self.by_value:
             return NotImplemented
@@ -131,21 +127,6 @@ def _rebuild_cached(func: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(func)
 
 
-def home_of(obj: Any) -> Name | None:
-    """Return the module and top-level name under which `obj` is found again, None if it is not."""
-    module_name = getattr(obj, "__module__", None)
-    qualname = getattr(obj, "__qualname__", None)
-    module = sys.modules.get(module_name) if isinstance(module_name, str) else None
-    if module is None or not isinstance(module_name, str) or not isinstance(qualname, str):
-        return None
-    if module is sys.modules.get("__main__"):  # multiprocessing gives it a second name
-        module_name = "__main__"
-    found: Any = module
-    for part in qualname.split("."):
-        found = getattr(found, part, None)
-    return (module_name, qualname.split(".")[0]) if found is obj else None
-
-
 def dumps_by_value(obj: object, take: BufferCallback | None = None) -> bytes:
     """Return `obj` pickled, its nameless functions and classes by value."""
     return dump_and_collect(obj, take=take)[0]
@@ -162,57 +143,3 @@ def dump_and_collect(
     pickler = CloudPickler(file, by_value, take)
     pickler.dump(obj)
     return file.getvalue(), pickler.needed
-
-
-def names_in(obj: object) -> Iterator[tuple[str, bool]]:
-    """Yield the global names that a function or class uses, and whether it sets them."""
-    for code in _codes(obj, set()):
-        yield from _names_in_code(code)
-
-
-def _codes(obj: object, seen: set[int]) -> Iterator[CodeType]:
-    if id(obj) in seen:
-        return
-    seen.add(id(obj))
-    if isinstance(obj, FunctionType):
-        yield obj.__code__
-    for part in _parts_with_code(obj):
-        yield from _codes(part, seen)
-
-
-def _parts_with_code(obj: Any) -> Iterator[object]:
-    if isinstance(obj, FunctionType):
-        for cell in obj.__closure__ or ():
-            with suppress(ValueError):  # empty so far
-                yield cell.cell_contents
-    elif isinstance(obj, (classmethod, staticmethod, types.MethodType)):
-        yield obj.__func__
-    elif isinstance(obj, property):
-        yield from (obj.fget, obj.fset, obj.fdel)
-    elif isinstance(obj, type):
-        yield from vars(obj).values()
-    elif hasattr(obj, "__wrapped__"):
-        yield obj.__wrapped__
-
-
-def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
-    import dis
-
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield instruction.argval, False
-        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield instruction.argval, True
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names_in_code(constant)
-
-
-__all__ = [
-    "CloudPickler",
-    "Definition",
-    "dump_and_collect",
-    "dumps_by_value",
-    "home_of",
-    "names_in",
-]

@@ -147,7 +147,7 @@ class Closure(NamedTuple):
 
 def closure(roots: Iterable[Name]) -> Closure:
     """Return what the code that `roots` lead to needs."""
-    from motorpool.cloud import CloudPickler, home_of, names_in
+    from motorpool.names import names_in
 
     found: dict[Name, Any] = {}
     assigned: set[Name] = set()
@@ -163,14 +163,16 @@ def closure(roots: Iterable[Name]) -> Closure:
             if is_set:
                 assigned.add((name[0], used))
             todo.append((name[0], used))
-        todo.extend(_homes_of_parts(value, home_of, CloudPickler.mirrored))
+        todo.extend(_homes_of_parts(value))
     return Closure(found, assigned, Bindings(found))
 
 
-def _homes_of_parts(value: Any, home_of: Any, mirrored: dict[str, None]) -> list[Name]:
+def _homes_of_parts(value: Any) -> list[Name]:
+    from motorpool.names import MIRRORED, home_of
+
     parts = [*getattr(value, "__mro__", ())[1:], type(value)]
     homes = (home_of(part) for part in parts)
-    return [home for home in homes if home is not None and home[0] in mirrored]
+    return [home for home in homes if home is not None and home[0] in MIRRORED]
 
 
 def _is_machinery(name: str) -> bool:

@@ -3,8 +3,8 @@
 import sys
 from types import ModuleType
 
-from motorpool.cloud import CloudPickler
 from motorpool.definitions import Definitions, Known
+from motorpool.names import MIRRORED
 
 Answer = tuple[bool, bytes | None]
 
@@ -21,7 +21,7 @@ def answer(definitions: Definitions, known: Known, module: str, name: str | None
     if name is None:
         if not hasattr(found, "__dict__") or getattr(found, "__file__", "").endswith(".so"):
             return False, None
-        CloudPickler.mirrored[module] = None
+        MIRRORED[module] = None
         return True, None
     if name not in vars(found):
         return False, None

@@ -109,13 +109,13 @@ class Space:
 
     def set_name(self, module: str, name: str, value: object) -> None:
         """Set one name; called by definitions, in place of `mirror.define`."""
-        from motorpool.cloud import CloudPickler
+        from motorpool.names import MIRRORED
 
         own_name = alias(self.token, module)
         known = self._versions.get((module, name))
         new = self._new_versions[module, name]
         # Functions that go home share the globals of the parent's module again.
-        CloudPickler.mirrored[own_name] = None
+        MIRRORED[own_name] = None
         self._adopt(value, module)
         names = self.globals_of(module)
         # By the parent of the task that is the parent, an alias may have names already.
