@@ -82,6 +82,9 @@ class _Worker:
         self.number = number
         self.inbox: SimpleQueue[_Entry] = SimpleQueue()
         self.running: SharedRunning | None = None
+        # The chunk of a call, of which nothing can be given back.
+        self.one_call = SharedRunning(0, 1, 0)
+        self.one_call.upto = 1
         self.chunk: tuple[Chunk, Function, Any]
         self.journal: NoJournal = _NOTHING
         self.is_written_off = False
@@ -365,8 +368,8 @@ class ThreadEngine:
     def _call(self, worker: _Worker, number: int, function: Function, items: list[Any]) -> None:
         """Run a chunk of one call: as `_run`, with as little else as can be."""
         began = perf_counter()
-        running = SharedRunning(0, 1, number)
-        running.upto = 1
+        running = worker.one_call
+        running.number = number
         with worker.lock:
             if worker.is_written_off:  # Another does it.
                 return
@@ -383,6 +386,8 @@ class ThreadEngine:
                 running.errors[0] = raised
                 running.values.append(None)
                 errors = worker.take_results(running)[2]
+                running.restart(0)
+                running.upto = 1
             del worker.chunk  # and with it the arguments
             done = ChunkDone(worker.number, number, 0, 1, 1, seconds, [value], errors)
             self._report(worker, done)
