@@ -136,20 +136,22 @@ class Growth:
 def measured() -> dict[str, float]:
     """Return what a chunk costs the driver's thread, there and back, by engine."""
     found = {}
-    with Pool(2) as pool:
-        found["processes"] = _cost(pool, 20_000)
-    with ProcessPoolExecutor(2) as executor, Pool(engine=executor) as pool:
-        found["executor"] = _cost(pool, 3_000)
+    with Pool(32) as pool:
+        found["processes"] = _cost(pool, 32, 0.010)
+    with ProcessPoolExecutor(8) as executor, Pool(engine=executor) as pool:
+        found["executor"] = _cost(pool, 8, 0.025)
     return found
 
 
-def _cost(pool: Pool, chunks: int) -> float:
-    pool.map(abs, range(500), 1)
+def _cost(pool: Pool, workers: int, seconds: float) -> float:
+    """Return the time that this process takes for a nap of another, too long to share a chunk."""
+    naps = [seconds] * workers
+    pool.map(time.sleep, naps * 2, 1)
     costs = []
     for _ in range(5):
         begun = time.process_time()
-        pool.map(abs, range(chunks), 1)
-        costs.append((time.process_time() - begun) / chunks)
+        pool.map(time.sleep, naps * 40, 1)
+        costs.append((time.process_time() - begun) / (len(naps) * 40))
     return min(costs)
 
 
