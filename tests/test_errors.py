@@ -193,6 +193,14 @@ def test_remote_traceback_shows_the_chain(process_pool):
     assert "direct cause" in str(error.__cause__)
 
 
+@pytest.mark.quick
+def test_error_with_a_cause_is_shown_once(process_pool):
+    """What is printed of it does not have the cause a second time, out of the traceback."""
+    error = error_of(process_pool, workloads.raise_from_cause)
+
+    assert "".join(traceback.format_exception(error)).count("KeyError: 'inner key'") == 1
+
+
 @pytest.mark.parametrize(
     ("function", "kind"),
     [
@@ -232,6 +240,8 @@ def test_result_that_cannot_be_pickled_fails_alone(process_pool, kind):
     assert found[:2] + found[3:] == [0, 1, 3, 4]
     assert isinstance(found[2], kind)
     assert "lock" in str(found[2])
+    assert "for item 2" in str(found[2])
+    assert found[2].index == 2
     assert_alive(process_pool)
 
 
@@ -491,7 +501,9 @@ def test_failing_initializer_is_reported_at_the_first_result(make_pool, tmp_path
 
     assert type(cause) is LookupError
     assert str(cause) == "no licence for this worker"
-    assert "in note_and_fail" in "".join(traceback.format_exception(caught.value))
+    shown = "".join(traceback.format_exception(cause))
+    assert "in note_and_fail" in shown
+    assert "motorpool/" not in shown  # no frames of ours lead to it
     assert len(log.read_text().split()) <= 10
 
 

@@ -192,19 +192,25 @@ class ResultNotPicklableError(MotorpoolError, MaybeEncodingError):  # type: igno
     exc, value
         The pickler's error and the result, as text, as in
         `multiprocessing.pool.MaybeEncodingError`.
+    index
+        The item's position in the submitted iterable.
     """
 
-    def __init__(self, exc: str, value: str, function: str, pid: int) -> None:
+    def __init__(
+        self, exc: str, value: str, function: str, pid: int, index: int | None = None
+    ) -> None:
         MaybeEncodingError.__init__(self, exc, value)
         self.exc = exc
         self.value = value
+        self.index = index
         self.args = (exc, value, function, pid)
 
     def __str__(self) -> str:
         """Say what cannot be sent, and what to do."""
         exc, value, function, pid = self.args
+        at = "" if self.index is None else f" for item {self.index}"
         return (
-            f"The result of {function}, {value}, cannot be sent back from worker {pid}: {exc}. "
+            f"The result of {function}{at}, {value}, cannot be sent back from worker {pid}: {exc}. "
             f"Return plain data, or give its class a `__getstate__`."
         )
 

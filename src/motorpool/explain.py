@@ -13,16 +13,36 @@ from motorpool.typed import Any
 
 _DEPTH = 12
 _WIDTH = 1000
+_PICKLERS = ("motorpool", "cloudpickle")
+_TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 
 def not_picklable(what: str, obj: object, error: BaseException) -> NotPicklableError:
-    """Return the error for `obj`, with the path to the part that fails."""
+    """Return the error for `obj`, with the path to the part that fails.
+
+    Its cause is `error`, with a traceback that begins in the user's code, if any
+    of that was called.
+    """
     path, part = find_unpicklable(obj)
     refused = _kind_for(error)(
         f"{what} {_name(obj)}", path, short_repr(part), f"{type(error).__name__}: {error}"
     )
-    refused.__cause__ = error
+    refused.__cause__ = _without_picklers(error)
     return refused
+
+
+def _without_picklers(error: BaseException) -> BaseException:
+    """Drop the frames that lead to the user's own, to a `__getstate__` for instance."""
+    traceback = _TRACEBACK.__get__(error)
+    while traceback is not None and _is_of_picklers(traceback.tb_frame):
+        traceback = traceback.tb_next
+    _TRACEBACK.__set__(error, traceback)
+    return error
+
+
+def _is_of_picklers(frame: types.FrameType) -> bool:
+    module: str = frame.f_globals.get("__name__") or ""
+    return module.partition(".")[0] in _PICKLERS
 
 
 def _kind_for(error: BaseException) -> type[NotPicklableError]:
@@ -30,7 +50,8 @@ def _kind_for(error: BaseException) -> type[NotPicklableError]:
     if isinstance(error, pickle.PicklingError):
         return NotPicklableError
     try:
-        return type("NotPicklableError", (NotPicklableError, type(error)), {})
+        named = {"__module__": NotPicklableError.__module__}
+        return type("NotPicklableError", (NotPicklableError, type(error)), named)
     except TypeError:  # Not all classes can be combined.
         return NotPicklableError
 
@@ -108,8 +129,14 @@ def _parts_of_function(func: types.FunctionType) -> Iterator[tuple[str, object]]
             yield f" its closure variable {name!r}", cell.cell_contents
         except ValueError:
             continue
-    yield from ((f" its default {part!r}", part) for part in func.__defaults__ or ())
-    names = func.__code__.co_names
+    defaults = func.__defaults__ or ()
+    code = func.__code__
+    named = zip(code.co_varnames[code.co_argcount - len(defaults) :], defaults, strict=False)
+    yield from ((f" the default of {name!r}", part) for name, part in named)
+    yield from (
+        (f" the default of {name!r}", part) for name, part in (func.__kwdefaults__ or {}).items()
+    )
+    names = code.co_names
     yield from (
         (f" the global {name!r}", func.__globals__[name])
         for name in names

@@ -24,7 +24,9 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 def rebuild(failure: Failure, index: int | None = None) -> BaseException:
     """Return the task's own exception, with the worker's traceback as its cause and a note."""
     if failure.kind == "result":
-        return ResultNotPicklableError(failure.text, failure.item, failure.function, failure.pid)
+        return ResultNotPicklableError(
+            failure.text, failure.item, failure.function, failure.pid, index
+        )
     error = _unpack(failure)
     if failure.kind == "load":
         refused = ResultNotLoadedError(
@@ -56,13 +58,13 @@ def _stand_in(failure: Failure) -> BaseException:
 
 
 def _hang_traceback(error: BaseException, text: str) -> None:
-    """Make the worker's traceback the cause, and the task's own cause the cause of that."""
+    """Make the worker's traceback the cause, and the task's own cause the context of that."""
     # In the form that `multiprocessing.pool` gives it.
     remote = RemoteTraceback(f'\n"""\n{text}"""')
     # By way of the base class: the error's own may refuse, a frozen dataclass for instance.
-    cause = _CAUSE.__get__(error)
-    if cause is not None:
-        remote.__cause__ = cause
+    # There to be found, but not shown again: the text has it.
+    remote.__context__ = _CAUSE.__get__(error)
+    remote.__suppress_context__ = True
     _CAUSE.__set__(error, remote)
 
 
@@ -73,6 +75,7 @@ def without_frames(error: BaseException) -> BaseException:
     it was driving, an iterator would never be seen to be dropped.
     """
     text = format_traceback(error)
+    has_frames = False
     left: list[Any] = [error]
     seen: set[int] = set()
     while left:
@@ -80,9 +83,11 @@ def without_frames(error: BaseException) -> BaseException:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
+        has_frames = has_frames or _TRACEBACK.__get__(one) is not None
         _TRACEBACK.__set__(one, None)
         left += [_CAUSE.__get__(one), _CONTEXT.__get__(one)]
-    _hang_traceback(error, text)
+    if has_frames:
+        _hang_traceback(error, text)
     return error
 
 

@@ -46,18 +46,19 @@ def dumps(
         return file.getvalue()
     except BaseException as error:
         pass_on_interrupt(error)
-        from motorpool.cloud import dumps_by_value
+    # Not while that is handled: what the first pickler refuses is no news if the second does.
+    from motorpool.cloud import dumps_by_value
 
-        if found:
-            found.clear()
-        try:
-            return dumps_by_value(obj, take)
-        except Exception as second:
-            raise second from error
-        except BaseException as second:
-            pass_on_interrupt(second)
-            msg = f"pickling it raised {short_repr(second)}"
-            raise pickle.PicklingError(msg) from second
+    if found:
+        found.clear()
+    try:
+        return dumps_by_value(obj, take)
+    except Exception:
+        raise
+    except BaseException as error:
+        pass_on_interrupt(error)
+        msg = f"pickling it raised {short_repr(error)}"
+        raise pickle.PicklingError(msg) from error
 
 
 # A pickle of at least this size is worth a block of shared memory (`buffers.py`).

@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import re
 import threading
+import traceback
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,6 +72,21 @@ def with_option(n: int, option: object = None) -> int:
     return n if option is None else -n
 
 
+def defaults_to_gate() -> Callable[[int], int]:
+    """Return a function with a lock for a default."""
+    lock = threading.Lock()
+    return lambda n, gate=lock: with_option(n, gate)
+
+
+class Secretive:
+    """Refuses to be pickled, from a function of its own."""
+
+    def __getstate__(self) -> object:
+        """Refuse."""
+        msg = "what is mine stays mine"
+        raise TypeError(msg)
+
+
 # How to make it, and the names that lead from it to what fails, in order.
 CULPRITS: dict[str, tuple[Callable[[], Callable[[int], int]], list[str]]] = {
     "closure": (guarded, ["enter", "gate"]),
@@ -81,6 +97,7 @@ CULPRITS: dict[str, tuple[Callable[[], Callable[[int], int]], list[str]]] = {
         lambda: functools.partial(with_option, option=threading.Lock()),
         ["with_option|partial", "option"],
     ),
+    "default": (defaults_to_gate, ["default", "gate"]),
 }
 
 CALLS: dict[str, Callable[[motorpool.Pool, Callable[[int], int]], object]] = {
@@ -136,6 +153,42 @@ def test_unsendable_item_is_refused_by_its_result(process_pool: motorpool.Pool) 
         process_pool.map_async(id, [Connection()]).get(DEADLINE)
 
     assert names_in_order(["Connection", "gate"]).search(str(caught.value)), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda pool: pool.map_async(id, [Connection()]).get(DEADLINE),
+        lambda pool: pool.apply(id, (Connection(),)),
+        lambda pool: pool.map(guarded(), [1]),
+    ],
+    ids=["item", "argument", "function"],
+)
+def test_refusal_says_no_more_than_it_has_to(
+    process_pool: motorpool.Pool, send: Callable[[motorpool.Pool], object]
+) -> None:
+    """The pickler's error is its cause, without the frames of picklers, and it has one name."""
+    with pytest.raises(motorpool.NotPicklableError) as caught:
+        send(process_pool)
+    shown = "".join(traceback.format_exception(caught.value))
+
+    assert caught.value.__cause__ is not None
+    assert caught.value.__cause__.__traceback__ is None
+    assert caught.value.__cause__.__cause__ is None
+    # Once by the cause, once by the error itself.
+    assert shown.count("cannot pickle '_thread.lock' object") == 2
+    assert type(caught.value).__module__ == "motorpool.errors"
+
+
+def test_refusal_of_a_class_shows_where_it_refuses(process_pool: motorpool.Pool) -> None:
+    """A `__getstate__` that raises is in the traceback, and nothing that led to it."""
+    with pytest.raises(motorpool.NotPicklableError) as caught:
+        process_pool.map(id, [Secretive()])
+    shown = "".join(traceback.format_exception(caught.value.__cause__))
+
+    assert shown.count("in __getstate__") == 1
+    assert "cloudpickle" not in shown
+    assert "serialization" not in shown
 
 
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "fork"])

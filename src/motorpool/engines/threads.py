@@ -351,12 +351,12 @@ class ThreadEngine:
     # The worker's side.
 
     def _work(self, worker: _Worker) -> None:
-        try:
-            if self._initializer is not None:
-                self._initializer(*self._initargs)
-        except BaseException as error:
-            self._report(worker, StartFailed(worker.number, error))
-            return
+        if self._initializer is not None:
+            _, raised = run_call(self._initializer, self._initargs, {})
+            if raised is not None:
+                self._report(worker, StartFailed(worker.number, raised))
+                return
+            del raised
         self._report(worker, WorkerReady(worker.number))
         while (entry := worker.inbox.get()) is not None:
             if len(entry) == 3:  # noqa: PLR2004 - the form of a call

@@ -108,16 +108,17 @@ class LimitedWorker(Worker):
         page.leave = self._leave
         limit_data(page.memory_limit)
 
-    def _initialize(self) -> None:
-        super()._initialize()
+    def _initialize(self) -> BaseException | None:
+        raised = super()._initialize()
         size = self._scale.weigh()
-        if size > self._scale.limit:
+        if raised is None and size > self._scale.limit:
             limit = format_size(self._scale.limit)
             msg = (
                 f"the worker uses {format_size(size)} before its first task, and memory_limit is "
                 f"{limit}. Raise it, or have the initializer load less."
             )
-            raise MemoryError(msg)
+            raised = MemoryError(msg)
+        return raised
 
     def _leave(self) -> None:
         self._is_leaving = True

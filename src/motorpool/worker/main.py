@@ -185,19 +185,22 @@ class Worker:
                 self._define(setup.definitions)
             if setup.initializer is not None:
                 self._initializer = self._load(setup.initializer)
-            self._initialize()
+            raised = self._initialize()
         except BaseException as error:
-            failure = describe_failure(error, os.getpid(), "", "the initializer", "start")
+            raised = error
+        if raised is not None:
+            failure = describe_failure(raised, os.getpid(), "", "the initializer", "start")
             self._send(START_FAILED, payload=dumps(failure))
             return False
         self._send(READY)
         return True
 
-    def _initialize(self) -> None:
-        if self._initializer is not None:
-            initializer, arguments = self._initializer
-            self._initializer = None
-            initializer(*arguments)
+    def _initialize(self) -> BaseException | None:
+        if self._initializer is None:
+            return None
+        initializer, arguments = self._initializer
+        self._initializer = None
+        return run_call(initializer, arguments, {})[1]
 
     # Chunks.
 

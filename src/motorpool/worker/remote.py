@@ -26,7 +26,16 @@ from motorpool.messages import (
 )
 from motorpool.serialization import describe_failure, dump_results, dumps, loads
 from motorpool.typed import Any, NamedTuple
-from motorpool.worker.run import EXACT, Journal, NoJournal, Pace, Running, caller, run_chunk
+from motorpool.worker.run import (
+    EXACT,
+    Journal,
+    NoJournal,
+    Pace,
+    Running,
+    caller,
+    run_call,
+    run_chunk,
+)
 from motorpool.worker.sources import Source, install
 from motorpool.worker.space import HomeSpace, Missing, Space, space_of
 
@@ -162,14 +171,15 @@ def _set_up(key: Key, pickled: bytes | None) -> None:
     if key not in _setups:
         try:
             function, arguments = _load(key, pickled).func
-            function(*arguments)
-        except (Missing, Unknown):
-            raise
+            _, raised = run_call(function, arguments, {})
         except BaseException as error:
-            failure = describe_failure(error, os.getpid(), "", "the initializer", "start")
+            raised = error
+        if isinstance(raised, (Missing, Unknown)):
+            raise raised
+        _setups[key] = None
+        if raised is not None:
+            failure = describe_failure(raised, os.getpid(), "", "the initializer", "start")
             _setups[key] = failure
-        else:
-            _setups[key] = None
         _programs.pop(key, None)
     failed = _setups[key]
     if failed is not None:
