@@ -1,5 +1,6 @@
 """Streams: `imap` and `imap_unordered` pull their input as it is needed."""
 
+import functools
 import gc
 import itertools
 import threading
@@ -266,6 +267,43 @@ def test_dropped_stream_stops_pulling(make_pool):
         assert pool.map(workloads.square, range(100)) == [n * n for n in range(100)]
 
     assert items.pulled < LOOK_AHEAD
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("give", [list, iter], ids=["sequence", "iterator"])
+@pytest.mark.parametrize("method", STREAMS)
+def test_join_waits_for_a_stream_that_is_read_afterwards(make_pool, method, give):
+    """Who closes and joins first, and reads then, finds all results, as in the stdlib."""
+    pool = make_pool(2)
+    stream = getattr(pool, method)(workloads.same, give(range(500)))
+    pool.close()
+    pool.join()
+
+    assert sorted(stream) == list(range(500))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("method", STREAMS)
+def test_stream_that_nobody_ever_reads_is_run(make_pool, tmp_path, method):
+    """`imap` for the sake of what the tasks do runs them all, as in the stdlib."""
+    log = tmp_path / "log"
+    pool = make_pool(2)
+    getattr(pool, method)(functools.partial(workloads.append_line, str(log)), iter(range(200)))
+    pool.close()
+    pool.join()
+
+    assert sorted(map(int, log.read_text().split())) == list(range(200))
+
+
+def test_stream_that_was_begun_and_joined_is_complete(make_pool):
+    """What was not read before `join` is there afterwards."""
+    pool = make_pool(2)
+    stream = pool.imap(workloads.same, iter(range(300)))
+    first = next(stream)
+    pool.close()
+    pool.join()
+
+    assert [first, *stream] == list(range(300))
 
 
 def test_long_input_arrives_whole(pool):

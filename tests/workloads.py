@@ -798,3 +798,9 @@ def company(folder, item):
         time.sleep(0.005)
     here.unlink()
     return most
+
+
+def append_line(path, item):
+    """Add a line with `item` to a file."""
+    with Path(path).open("a") as file:
+        file.write(f"{item}\n")

@@ -34,13 +34,17 @@ class CallBatch:
         self._results[self.buffer.length] = result
         self.buffer.append(call)
 
+    def results(self) -> list[AsyncResult[Any]]:
+        """Return the results that are not there yet."""
+        return list(self._results.values())
+
     def is_dry(self) -> bool:
         """Tell whether every call has its result."""
         return not self._results
 
     def abandoned(self) -> list[AsyncResult[Any]]:
         """Return the results that are not there yet and that nobody waits for any more."""
-        return [result for result in list(self._results.values()) if result.is_abandoned]
+        return [result for result in self.results() if result.is_abandoned]
 
     def drop(self, result: AsyncResult[Any]) -> int | None:
         """Forget a result that is cancelled; return its position, None if it is not here."""

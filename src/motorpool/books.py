@@ -124,6 +124,14 @@ class Books:
             if job is not None:
                 job.record.fail_all(anew(error))
 
+    def outstanding(self) -> tuple[list[object], int]:
+        """Return the results that are not there yet, and how many items wait for a worker."""
+        results: list[object] = []
+        for job in self.jobs.values():
+            record = job.record
+            results += record.results() if isinstance(record, CallBatch) else [record]
+        return results, sum(job.pending() for job in self.scheduler.jobs.values())
+
     def unwanted(self) -> list[int]:
         """Return the jobs that nobody waits for any more."""
         return [

@@ -61,6 +61,9 @@ from motorpool.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from motorpool.stacks import Stacks
 
+# More results than any stream has.
+_ALL = 1 << 62
+
 
 class Driver:
     """Drives one pool.
@@ -379,6 +382,14 @@ class Driver:
         self._check_mine()
         return look(self._lock, self.engine, self._books.scheduler, self._books.jobs)
 
+    def outstanding(self) -> tuple[list[object], int]:
+        """Return the results that are not there yet, and how many items wait for a worker."""
+        is_free = not self._is_locked_here()
+        with self._lock:
+            if is_free and not self.is_ended:
+                self._books.sync_inputs()
+            return self._books.outstanding()
+
     # What iterators and results ask.
 
     def consumed(self, job: int, count: int, *, starved: bool) -> None:
@@ -476,7 +487,20 @@ class Driver:
             if error is not None:
                 self._stop(number, error)
             else:
-                self.cancel(number, unwanted(), kill=False)
+                self._let_go_of(number)
+
+    def _let_go_of(self, number: int) -> None:
+        """Cancel a stream whose iterator is gone, unless it was meant to be run and not read."""
+        job = self._books.jobs.get(number)
+        if job is not None and isinstance(job.record, Stream) and not job.record.is_read:
+            job.record.discard()
+            self._run_ahead(number)
+        else:
+            self.cancel(number, unwanted(), kill=False)
+
+    def _run_ahead(self, number: int) -> None:
+        """Run a stream to its end, whether anybody reads it or not."""
+        self.consumed(number, _ALL, starved=False)
 
     # The end.
 
@@ -522,6 +546,10 @@ class Driver:
 
     def join(self) -> None:
         """Wait for jobs and callbacks, then for the workers to leave."""
+        # As in the stdlib; and who waits here may be who would have read them.
+        for number, job in list(self._books.jobs.items()):
+            if isinstance(job.record, Stream):
+                self._run_ahead(number)
         self.wait_until(lambda: not self._books.jobs, None)
         self._callbacks.close(None)
         self._shut_down(patience=5.0)

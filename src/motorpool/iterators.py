@@ -50,6 +50,8 @@ class Stream:
         self._early: dict[int, list[Any]] = {}
         self._next = 0
         self._end_error: BaseException | None = None
+        self.is_read = False  # by anybody, ever
+        self._is_kept = True
         # The thread that drives adds, the one that iterates takes. Reentrant: a
         # signal handler may drive while this thread takes.
         self._lock = threading.RLock()
@@ -71,6 +73,8 @@ class Stream:
         return _Raise(None if self._on_error == "skip" else error)
 
     def _add(self, start: int, values: list[Any]) -> None:
+        if not self._is_kept:
+            return
         with self._lock:
             if not self._ordered:
                 self._ready.extend(values)
@@ -101,6 +105,11 @@ class Stream:
     def drop(self) -> None:
         """Give out nothing more."""
         self.is_complete = True
+        self.discard()
+
+    def discard(self) -> None:
+        """Keep no results: there is nobody to give them to."""
+        self._is_kept = False
         with self._lock:
             self._ready.clear()
             self._early.clear()
@@ -123,7 +132,8 @@ class Stream:
 class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: ignore[type-arg]
     """The iterator of `imap`, in the order of the input.
 
-    Dropping it before its end cancels what has not begun.
+    Dropping it before its end cancels what has not begun. If it was never read,
+    everything is run, and the results are dropped.
 
     Examples
     --------
@@ -244,6 +254,7 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
 
     def _refill(self, timeout: float | None, deadline: float | None) -> None:
         stream = self._stream
+        stream.is_read = True
         starved = self._has_begun and not stream.has_news()
         if not self._driver.wait_until(stream.has_news, deadline):
             msg = f"no result within {timeout} s"

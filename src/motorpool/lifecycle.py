@@ -17,6 +17,7 @@ from motorpool.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from motorpool.inside import TaskQueue
     from motorpool.stacks import Stacks
 
 TERMINATE = "TERMINATE"
@@ -44,6 +45,18 @@ class Lifecycle(multiprocessing.pool.Pool):
     def _pool(self) -> list[Any]:
         """The workers; programs written for the stdlib read its length."""
         return list(self._driver.engine.workers)
+
+    @property
+    def _cache(self) -> dict[int, Any]:
+        """The results that are not there yet; such programs wait until there is none."""
+        return dict(enumerate(self._driver.outstanding()[0]))
+
+    @property
+    def _taskqueue(self) -> "TaskQueue":
+        """The tasks that wait for a worker; such programs read their number, or add some."""
+        from motorpool.inside import TaskQueue
+
+        return TaskQueue(self._driver, self.apply_async)
 
     @property
     def abilities(self) -> Abilities:
