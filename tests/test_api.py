@@ -690,6 +690,13 @@ def test_chunksize_below_one_is_refused_at_the_call(pool, chunksize):
             getattr(pool, method)(workloads.square, [1, 2], chunksize=chunksize)
 
 
+@pytest.mark.parametrize("name", ["processes", "threads_per_worker"])
+def test_number_that_is_no_int_is_named(name):
+    """`Pool(os.cpu_count() / 2)` is told what is wrong with which argument."""
+    with pytest.raises(TypeError, match=rf"{name} must be an int, not 2\.0"):
+        motorpool.Pool(**{name: 2.0})
+
+
 @pytest.mark.parametrize("chunksize", [1.5, 2.0, float("nan"), float("inf"), "2", [1]])
 @pytest.mark.parametrize("method", [*MAPS, *STARS])
 def test_chunksize_that_is_no_integer_is_refused_at_the_call(leak_guard, method, chunksize):

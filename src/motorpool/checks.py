@@ -16,11 +16,19 @@ def check_processes(processes: int | None) -> int | None:
     """Return the number of workers that `processes` asks for, None for as many as there may be."""
     if processes is None:
         return None
-    processes = operator.index(processes)
+    processes = _check_int(processes, "processes")
     if processes < 1:
         msg = f"Number of processes must be at least 1, not {processes!r}"
         raise ValueError(msg)
     return processes
+
+
+def _check_int(number: Any, name: str) -> int:
+    try:
+        return operator.index(number)
+    except TypeError:
+        msg = f"{name} must be an int, not {short_repr(number)}"
+        raise TypeError(msg) from None
 
 
 def check_limits(
@@ -33,7 +41,7 @@ def check_limits(
 
         memory = parse_size(memory_limit, "memory_limit")
     if threads_per_worker is not None:
-        threads = operator.index(threads_per_worker)
+        threads = _check_int(threads_per_worker, "threads_per_worker")
         if threads < 1:
             msg = f"threads_per_worker must be at least 1, not {threads_per_worker!r}"
             raise ValueError(msg)
