@@ -16,7 +16,7 @@ Guarantees
 import sys
 import types
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import repeat
 from operator import is_
 
@@ -144,6 +144,10 @@ class Closure(NamedTuple):
         """Return the names that are bound to something."""
         return {name: value for name, value in self.names.items() if value is not _MISSING}
 
+    def lacking(self, referred: Iterable[Name]) -> list[Name]:
+        """Return the names that definitions refer to by values, such as a registry's classes."""
+        return [name for name in referred if name not in self.names and not _is_machinery(name[1])]
+
 
 def closure(roots: Iterable[Name]) -> Closure:
     """Return what the code that `roots` lead to needs."""
@@ -186,6 +190,14 @@ class Definitions:
     def __init__(self) -> None:
         self._packed: tuple[dict[Name, Any], tuple[bytes, set[Name]]] | None = None
         self._closures: dict[tuple[Name, ...], Closure] = {}
+        # What the initializer binds in each worker, before anything else.
+        self._set_up: set[Name] = set()
+
+    def pack_setup_for(self, known: Known, roots: tuple[Name, ...]) -> bytes | None:
+        """Return what `pack_for` returns, for an initializer."""
+        packed = self.pack_for(known, roots)
+        self._set_up = self._closure_of(roots).assigned if roots else set()
+        return packed
 
     def pack_for(self, known: Known, roots: Iterable[Name], *, learn: bool = True) -> bytes | None:
         """Return what a worker needs to run code that refers to `roots`; None if it has it.
@@ -214,9 +226,8 @@ class Definitions:
             if not missing:
                 known.complete = needs
                 return None
-            pickled, referred = self._pack(missing, known)
-            # By values, such as a registry's classes, and not by code.
-            further = [n for n in referred if n not in needs.names and not _is_machinery(n[1])]
+            pickled, referred = self._pack(missing, needs.assigned, known)
+            further = needs.lacking(referred)
             if not further:
                 break
             needs = self._closures[roots] = closure((*needs.names, *further))
@@ -232,11 +243,14 @@ class Definitions:
             found = self._closures[roots] = closure(roots)
         return found
 
-    def _pack(self, missing: dict[Name, Any], known: Known) -> tuple[bytes, set[Name]]:
+    def _pack(
+        self, missing: dict[Name, Any], assigned: set[Name], known: Known
+    ) -> tuple[bytes, set[Name]]:
         """Return definitions pickled, and the names that they refer to."""
         if self._packed is not None and _same(self._packed[0], missing):
             return self._packed[1]
-        pickled = _dump(missing, known)
+        spared = {name for name in missing if name in self._set_up or known.has(name)}
+        pickled = pack(missing, assigned, spared)
         self._packed = missing, pickled
         return pickled
 
@@ -266,24 +280,32 @@ def _same(one: dict[Name, Any], other: dict[Name, Any]) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
-def _dump(missing: dict[Name, Any], known: Known) -> tuple[bytes, set[Name]]:
+def pack(
+    names: dict[Name, Any], assigned: Collection[Name] = (), spared: Collection[Name] = ()
+) -> tuple[bytes, set[Name]]:
+    """Return definitions pickled, and the names that they refer to.
+
+    Of what cannot be sent, names in `spared` are left out, because a worker has
+    them in some version, and those in `assigned` begin as None, because tasks
+    bind them: to a connection or a file, say, of which the parent has its own.
+    """
     from motorpool.cloud import Definition, dump_and_collect
 
-    def dump(names: dict[Name, Any]) -> tuple[bytes, set[Name]]:
-        definitions = [Definition(*name, value) for name, value in in_order(names)]
-        return dump_and_collect(definitions, frozenset(names))
+    def dump(some: dict[Name, Any]) -> tuple[bytes, set[Name]]:
+        definitions = [Definition(*name, value) for name, value in in_order(some)]
+        return dump_and_collect(definitions, frozenset(some))
 
     try:
-        return dump(missing)
+        return dump(names)
     except Exception:
-        # A worker that inherited an older version of what cannot be sent keeps it.
-        sendable = {name: value for name, value in missing.items() if not known.has(name)}
-        sendable |= {
-            name: value
-            for name, value in missing.items()
-            if known.has(name) and _can_dump(name, value, dump)
-        }
-        if len(sendable) == len(missing):
+        sendable = dict(names)
+        for name, value in names.items():
+            if (name in spared or name in assigned) and not _can_dump(name, value, dump):
+                if name in assigned:
+                    sendable[name] = None
+                else:
+                    del sendable[name]
+        if sendable == names:
             raise
         return dump(sendable)
 

@@ -137,7 +137,7 @@ class Launcher:
         definitions = initializer = None
         if self._initializer is not None:
             initializer, roots, _ = self._functions.pickle(self._initializer, "the initializer")
-            definitions = self._definitions.pack_for(known, roots)
+            definitions = self._definitions.pack_setup_for(known, roots)
         return dumps(Setup(identity, definitions, initializer, region))
 
     def _adopt(self, number: int, handle: Any, channel: socket.socket, page: int) -> WorkerProcess:

@@ -9,10 +9,10 @@ the name is added, and the chunk sent again.
 import os
 import sys
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import count
 
-from motorpool.definitions import Bindings, Closure, Name, closure, in_order, remember
+from motorpool.definitions import Bindings, Closure, Name, closure, pack, remember
 from motorpool.engines.base import Function
 from motorpool.engines.sources import sources_of
 from motorpool.explain import not_picklable
@@ -65,6 +65,8 @@ class Program:
         The names that the pickle refers to.
     tops
         Top-level modules that have to be sent too.
+    set_up
+        Names that the initializer binds before.
     """
 
     def __init__(
@@ -74,16 +76,16 @@ class Program:
         payload: bytes,
         roots: Iterable[Name],
         tops: frozenset[str] = frozenset(),
+        set_up: Collection[Name] = (),
     ) -> None:
         self.key: Key = (home(), next(_numbers))
         self.roots = frozenset(roots)
         self.tops = tops
-        self.needed = closure(self.roots) if self.roots else Closure({}, set(), Bindings({}))
         self.handle: Any = None  # of the text, where the engine has put it
         self._call = func, style, payload
+        self.needed, definitions = _definitions(func, self.roots, set_up)
         bound = self.needed.bound()
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
-        definitions = _definitions(func, bound)
         assigned = tuple(self.needed.assigned)
         self.text = dumps(
             Text(sources_of(tops), definitions, self.versions, assigned, style, payload)
@@ -131,6 +133,7 @@ class Programs:
 
     def __init__(self) -> None:
         self._programs: dict[int, Program] = {}
+        self.set_up: Collection[Name] = ()  # names that the initializer binds
         # Modules that a worker was seen to lack go with all programs made since.
         self.tops: frozenset[str] = frozenset()
 
@@ -150,7 +153,9 @@ class Programs:
         """
         old = self._programs.get(function.number)
         roots = {*function.roots, *names, *(old.roots if old is not None else ())}
-        program = Program(function.func, function.style, function.payload, roots, self.tops)
+        program = Program(
+            function.func, function.style, function.payload, roots, self.tops, self.set_up
+        )
         self._programs[function.number] = program
         return program
 
@@ -159,19 +164,26 @@ class Programs:
         self._programs.pop(function.number, None)
 
 
-def _definitions(func: Any, bound: dict[Name, Any]) -> bytes | None:
-    if not bound:
-        return None
-    from motorpool.cloud import Definition, dump_and_collect
-
-    for module, _ in bound:
-        know_by_alias(module)
-    try:
-        definitions = [Definition(*name, value) for name, value in in_order(bound)]
-        return dump_and_collect(definitions, frozenset(bound))[0]
-    except Exception as error:
-        refused = not_picklable("the function", func, error)
-        raise refused from error
+def _definitions(
+    func: Any, roots: frozenset[Name], set_up: Collection[Name]
+) -> tuple[Closure, bytes | None]:
+    """Return what `func` needs, and the definitions of that."""
+    if not roots:
+        return Closure({}, set(), Bindings({})), None
+    needed = closure(roots)
+    while True:
+        bound = needed.bound()
+        for module, _ in bound:
+            know_by_alias(module)
+        try:
+            definitions, referred = pack(bound, needed.assigned, set_up)
+        except Exception as error:
+            refused = not_picklable("the function", func, error)
+            raise refused from error
+        further = needed.lacking(referred)
+        if not further:
+            return needed, definitions if bound else None
+        needed = closure((*needed.names, *further))
 
 
 def know_by_alias(module: str) -> None:

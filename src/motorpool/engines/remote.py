@@ -250,7 +250,9 @@ class RemoteEngine(ABC):
 
     def _make_setup(self, initializer: Initializer) -> Program:
         payload, roots = programs.pickle_function(initializer, "the initializer")
-        return Program(initializer, CALL_ITEM, payload, roots)
+        setup = Program(initializer, CALL_ITEM, payload, roots)
+        self._programs.set_up = setup.needed.assigned
+        return setup
 
     def forget(self, function: Function) -> None:
         """Take note that no job will call `function` again."""
