@@ -183,17 +183,38 @@ class _ByItself:
 def _pack_state(error: BaseException) -> tuple[Any, ...]:
     state = {}
     for name, value in vars(error).items():
+        part = _with_errors_apart(value)
         try:
-            dumps(value)
+            dumps(part)
         except Exception:  # noqa: S112 - that attribute stays behind
             continue
-        state[name] = value
-    args = tuple(error.args)
+        state[name] = part
+    args = _with_errors_apart(tuple(error.args))
     try:
         dumps(args)
     except Exception:
-        args = tuple(short_repr(arg, 1000) for arg in args)
+        args = tuple(short_repr(arg, 1000) for arg in error.args)
     return type(error), args, state, _pack_chain(error)
+
+
+def _with_errors_apart(part: Any) -> Any:
+    """Return a part of an exception with those in it, of a group say, in a form that arrives."""
+    if isinstance(part, BaseException):
+        pickled = pickle_error(part)
+        return part if pickled is None else _Packed(pickled)
+    if type(part) in (list, tuple):
+        return type(part)(map(_with_errors_apart, part))
+    return part
+
+
+class _Packed:
+    """Stands in a pickle for an exception that was packed by itself."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self._pickled = pickled
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return unpack_error, (self._pickled,)
 
 
 def unpack_error(pickled: bytes) -> BaseException:
