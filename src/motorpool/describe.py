@@ -4,6 +4,8 @@ from contextlib import suppress
 
 from motorpool.interrupts import pass_on_interrupt
 
+_ALIAS = "__motorpool_"  # begins the names of a parent's modules, see `worker/space.py`
+
 
 def short_repr(value: object, limit: int = 100) -> str:
     """Return `repr(value)`, cut to `limit` characters; never raises."""
@@ -35,7 +37,13 @@ def format_traceback(error: BaseException) -> str:
     import traceback
 
     try:
-        return "".join(traceback.format_exception(error))
+        text = "".join(traceback.format_exception(error))
     except BaseException as second:
         pass_on_interrupt(second)
         return f"{type(error).__name__}: {short_repr(second)} while formatting it\n"
+    if _ALIAS in text:
+        import re
+
+        # Of classes of `__main__`, tracebacks show the bare name.
+        text = re.sub(rf"\b{_ALIAS}[0-9a-f]+___main____\.", "", text)
+    return text
