@@ -5,12 +5,16 @@ module it came from, so that `global` statements, initializers and helpers of
 one module see each other there as they do at home.
 """
 
+import copyreg
 import functools
 import io
 import pickle
+import struct
 import sys
+import threading
+import weakref
 from collections.abc import Callable
-from types import FunctionType
+from types import CodeType, FunctionType
 
 import cloudpickle
 
@@ -58,10 +62,8 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         by_value: frozenset[Name] = frozenset(),
         take: BufferCallback | None = None,
     ) -> None:
-        table = reducers()
-        if table is not None:
-            # Before __init__, which looks the table up once and for all.
-            self.dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(table)
+        # Before __init__, which looks the table up once and for all.
+        self.dispatch_table = _REDUCERS.new_child(reducers() or {})
         super().__init__(file, protocol=5, buffer_callback=take)
         self.by_value = by_value
         self.needed: set[Name] = set()
@@ -75,14 +77,16 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         """Choose between name and value for a function or class."""
         if not isinstance(obj, _NAMED):
-            return NotImplemented
+            return self._reduce_singleton(obj)
         home = home_of(obj)
         if home is not None and home[0] in MIRRORED:
             self.needed.add(home)
         if home is not None and home not in self.by_value:
             return NotImplemented
-        if isinstance(obj, functools._lru_cache_wrapper):  # noqa: SLF001 - it has no public name
+        if isinstance(obj, _CACHED):
             return _rebuild_cached, (obj.__wrapped__, obj.cache_parameters())
+        if isinstance(obj, FunctionType) and obj.__code__ is _DISPATCHER:
+            return _reduce_dispatcher(obj)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented and home is not None:
             # It can be imported here, but not where it goes.
@@ -96,6 +100,24 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, type) and isinstance(reduced, tuple):
             reduced = self._without_hooks(obj, reduced)
         return reduced
+
+    def _reduce_singleton(self, obj: Any) -> Any:
+        """Send what pickles itself as a name, of a class of the script's say, where it is defined.
+
+        By that name it would be looked for where it is to be made.
+        """
+        kind: Any = type(obj)
+        if kind.__module__ not in MIRRORED and kind.__name__ != "NewType":
+            return NotImplemented
+        if kind.__reduce__ is object.__reduce__:
+            return NotImplemented
+        reduced = obj.__reduce_ex__(5)
+        if not isinstance(reduced, str):
+            return reduced
+        home = getattr(obj, "__module__", None), reduced.split(".")[0]
+        if home not in self.by_value:
+            return NotImplemented
+        return copyreg.__newobj__, (kind,), vars(obj)  # type: ignore[attr-defined]
 
     def _without_hooks(self, cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
         """Have a class made without the hooks that its class statement has called."""
@@ -120,11 +142,79 @@ def _class_by_value(kind: type) -> Any:
     return cloudpickle.cloudpickle._dynamic_class_reduce(kind)  # noqa: SLF001
 
 
-_NAMED = (type, FunctionType, functools._lru_cache_wrapper)  # noqa: SLF001
+_CACHED: Any = functools._lru_cache_wrapper  # noqa: SLF001 - it has no public name
+_NAMED = (type, FunctionType, _CACHED)
 
 
 def _rebuild_cached(func: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(func)
+
+
+# The code of what `functools.singledispatch` returns. It holds weak references.
+_DISPATCHER = functools.singledispatch(len).__code__  # type: ignore[attr-defined]
+
+
+def _reduce_dispatcher(func: Any) -> tuple[Any, ...]:
+    # Made before its implementations, which may refer to it.
+    attributes = {
+        name: getattr(func, name) for name in functools.WRAPPER_ASSIGNMENTS if hasattr(func, name)
+    }
+    own = {"register", "dispatch", "registry", "_clear_cache"}
+    attributes |= {name: value for name, value in vars(func).items() if name not in own}
+    state = dict(func.registry), attributes
+    return _new_dispatcher, (func.__name__,), state, None, None, _fill_dispatcher
+
+
+def _new_dispatcher(name: str) -> Any:
+    def placeholder(_: object) -> None: ...
+
+    placeholder.__name__ = name
+    return functools.singledispatch(placeholder)
+
+
+def _fill_dispatcher(func: Any, state: tuple[dict[Any, Any], dict[str, Any]]) -> None:
+    registry, attributes = state
+    for kind, implementation in registry.items():
+        func.register(kind, implementation)
+    for name, value in attributes.items():
+        setattr(func, name, value)
+
+
+def _reduce_cached_property(cached: Any) -> tuple[Any, ...]:
+    state = vars(cached).copy()
+    has_lock = state.pop("lock", None) is not None  # until Python 3.11
+    return _new_cached_property, (has_lock,), state
+
+
+def _new_cached_property(has_lock: bool) -> Any:
+    made: Any = functools.cached_property.__new__(functools.cached_property)
+    if has_lock:
+        made.lock = threading.RLock()
+    return made
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
+    # Cloudpickle hides the file's name from version 3.1 on; tracebacks need it.
+    return make, tuple(
+        code.co_filename if argument == "<dynamic-code>" else argument for argument in arguments
+    )
+
+
+def _reduce_weak(weak: Any) -> tuple[Any, ...]:
+    return type(weak), (dict(weak),)
+
+
+# What scripts have in their globals and classes, and neither pickler takes.
+_REDUCERS: Any = cloudpickle.Pickler.dispatch_table.new_child(
+    {
+        CodeType: _reduce_code,
+        functools.cached_property: _reduce_cached_property,
+        struct.Struct: lambda one: (struct.Struct, (one.format,)),
+        weakref.WeakKeyDictionary: _reduce_weak,
+        weakref.WeakValueDictionary: _reduce_weak,
+    }
+)
 
 
 def dumps_by_value(obj: object, take: BufferCallback | None = None) -> bytes:

@@ -1,0 +1,205 @@
+"""What a script has in its globals and classes, in workers that have never seen the script."""
+
+import sys
+
+import pytest
+
+EVERYWHERE = ("fork", "spawn", "forkserver", "executor")
+
+# The executor's processes are spawned, and are not ours.
+PREAMBLE = """
+def start_pool(**options):
+    if ENGINE != "executor":
+        return open_pool(**options)
+    context = multiprocessing.get_context("spawn")
+    from concurrent.futures import ProcessPoolExecutor
+    return motorpool.Pool(engine=ProcessPoolExecutor(2, context), **options)
+"""
+
+
+@pytest.fixture(params=EVERYWHERE)
+def lines(start_script, request):
+    """Give a function that runs a script everywhere and returns what it printed."""
+
+    def run(source):
+        guarded = "".join(f"    {line}\n" for line in source.splitlines())
+        # A spawned process of an executor imports the script.
+        script = start_script(f"{PREAMBLE}\nif __name__ == '__main__':\n{guarded}", request.param)
+        finished = script.finish()
+        assert finished.stderr == ""
+        return finished.stdout.splitlines()
+
+    return run
+
+
+def test_single_dispatch_crosses(lines):
+    """A function that chooses by type has its implementations there, its methods included."""
+    printed = lines(
+        """
+import functools
+class Shape:
+    def __init__(self, size):
+        self.size = size
+class Square(Shape):
+    pass
+def plus_one(number):
+    return number + 1
+@functools.singledispatch
+def area(thing):
+    "The area."
+    return "none"
+@area.register
+def _(number: int):
+    return plus_one(number)
+@area.register
+def _(shape: Shape):
+    return shape.size
+@area.register(list)
+def area_of_all(shapes):
+    return [area(shape) for shape in shapes]
+class Report:
+    @functools.singledispatchmethod
+    def on(self, thing):
+        return "?"
+    @on.register
+    def _(self, number: int):
+        return f"number {number}"
+def both(thing):
+    return area(thing), Report().on(thing), area.__name__, area.__doc__
+things = [1, Square(4), "a", [Shape(2), 7]]
+with start_pool() as pool:
+    print(pool.map(area, things))
+    print(pool.map(both, things[:2]))
+    print(pool.map(Report().on, things[:2]))
+"""
+    )
+
+    assert printed == [
+        "[2, 4, 'none', [2, 8]]",
+        "[(2, 'number 1', 'area', 'The area.'), (4, '?', 'area', 'The area.')]",
+        "['number 1', '?']",
+    ]
+
+
+def test_parts_of_classes_cross(lines):
+    """Cached properties, new types, compiled structures and weak registries need no thought."""
+    printed = lines(
+        """
+import functools, struct, typing, weakref
+Metres = typing.NewType("Metres", int)
+LAYOUT = struct.Struct("<q")
+class Missing:
+    def __reduce__(self):
+        return "MISSING"
+MISSING = Missing()
+class Track:
+    known = weakref.WeakValueDictionary()
+    names = weakref.WeakKeyDictionary()
+    def __init__(self, laps):
+        self.laps = laps
+        Track.known[laps] = self
+    @functools.cached_property
+    def length(self) -> Metres:
+        return Metres(self.laps * 400)
+def measure(track, default=MISSING):
+    return track.length, LAYOUT.pack(track.laps)[0], default is MISSING, track in Track.names
+def is_missing(thing):
+    return thing is MISSING
+with start_pool() as pool:
+    print(pool.map(measure, [Track(1), Track(2)]))
+    print(pool.map(is_missing, [MISSING, 1]), pool.apply(lambda: MISSING) is MISSING)
+"""
+    )
+
+    assert printed == ["[(400, 1, True, False), (800, 2, True, False)]", "[True, False] True"]
+
+
+def test_lambdas_in_globals_find_what_they_need(lines):
+    """A function that is reached by way of a table has its own globals there."""
+    printed = lines(
+        """
+def add_offset(number):
+    return number + OFFSET
+OFFSET = 100
+HANDLERS = {"add": lambda number: add_offset(number)}
+def work(number):
+    return HANDLERS["add"](number)
+with start_pool() as pool:
+    print(pool.map(work, range(3)))
+"""
+    )
+
+    assert printed == ["[100, 101, 102]"]
+
+
+def test_what_tasks_bind_themselves_need_not_be_sendable(lines):
+    """A connection that an initializer or a task opens may be open here, too."""
+    printed = lines(
+        """
+connection = cache = None
+def connect():
+    global connection
+    connection = open(os.devnull, "w")
+def get_cache():
+    global cache
+    if cache is None:
+        cache = open(os.devnull, "w")
+    return cache
+def work(number):
+    connection.write("x")
+    get_cache().write("x")
+    return number
+connect()
+get_cache()
+with start_pool(initializer=connect) as pool:
+    print(pool.map(work, range(3)))
+    connect()
+    print(pool.map(work, range(3)))
+"""
+    )
+
+    assert printed == ["[0, 1, 2]", "[0, 1, 2]"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="from Python 3.11 on")
+def test_group_of_errors_that_need_keywords_arrives(lines):
+    """Members of a group arrive as themselves, however they are made."""
+    printed = lines(
+        """
+class Refused(Exception):
+    def __init__(self, *, code):
+        super().__init__(f"code {code}")
+        self.code = code
+def fail(code):
+    raise ExceptionGroup("several", [Refused(code=code), ExceptionGroup("in", [ValueError(1)])])
+with start_pool() as pool:
+    try:
+        pool.apply(fail, (3,))
+    except ExceptionGroup as group:
+        first, second = group.exceptions
+        print(type(first) is Refused, first.code, repr(second.exceptions[0]))
+"""
+    )
+
+    assert printed == ["True 3 ValueError(1)"]
+
+
+def test_traceback_of_a_worker_names_the_file(lines):
+    """The traceback tells of the script as it does at home."""
+    printed = lines(
+        """
+class Refused(Exception):
+    pass
+def fail(code):
+    raise Refused(code)
+with start_pool() as pool:
+    try:
+        pool.apply(fail, (3,))
+    except Refused as error:
+        print(str(error.__cause__).replace(__file__, "FILE"))
+"""
+    )
+
+    assert any('"FILE"' in line and line.endswith("in fail") for line in printed)
+    assert "raise Refused(code)" in [line.strip() for line in printed]
+    assert "Refused: 3" in printed
