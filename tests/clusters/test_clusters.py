@@ -1,5 +1,6 @@
 """Pools on Ray and Dask: every check of an engine, deaths, growth, and what travels."""
 
+import multiprocessing
 import os
 import re
 import signal
@@ -131,6 +132,23 @@ with motorpool.Pool(2) as pool:
     out, err = script.communicate(timeout=DEADLINE)
 
     assert out.splitlines() == ["[0, 1]", "[0, 1, 2]", "[0, 1, 2, 3]"], err
+
+
+def keep_square(shared, item):
+    """Put the square of an item into a dictionary that a manager keeps."""
+    shared[item] = item * item
+
+
+def test_manager_of_the_program_is_found(make_pool):
+    """Workers may use what a manager of `multiprocessing` keeps, as far as they reach it."""
+    with make_pool(2) as pool:
+        pool.map(partial(pow, 2), range(4))  # before the first manager
+        with multiprocessing.Manager() as manager:
+            shared = manager.dict()
+            pool.starmap(keep_square, [(shared, item) for item in range(4)])
+            pool.map(partial(keep_square, shared), range(4, 8))
+
+            assert dict(shared) == {item: item * item for item in range(8)}
 
 
 def test_pools_share_a_cluster(make_pool):

@@ -11,6 +11,7 @@ import sys
 import weakref
 from collections.abc import Collection, Iterable
 from itertools import count
+from multiprocessing.process import current_process
 
 from motorpool.definitions import Bindings, Closure, Name, closure, pack, remember
 from motorpool.engines.base import Function
@@ -87,17 +88,30 @@ class Program:
         bound = self.needed.bound()
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
         assigned = tuple(self.needed.assigned)
+        self._authkey = _authkey()
+        sources = sources_of(tops)
         self.text = dumps(
-            Text(sources_of(tops), definitions, self.versions, assigned, style, payload)
+            Text(sources, definitions, self.versions, assigned, style, payload, self._authkey)
         )
 
     def is_current(self) -> bool:
         """Tell whether the names are bound as they were, and have not been otherwise in between."""
-        return self.needed.bindings.are_current() and _versions.are_current(self.versions)
+        return (
+            self.needed.bindings.are_current()
+            and _versions.are_current(self.versions)
+            and self._authkey == _authkey()
+        )
 
     def extended(self, names: Iterable[Name], tops: Iterable[str] = ()) -> "Program":
         """Return the program with further names and modules, all as of now."""
         return Program(*self._call, self.roots.union(names), self.tops.union(tops))
+
+
+def _authkey() -> bytes | None:
+    """Return what processes must know that use our managers; None if there are none."""
+    if "multiprocessing.managers" not in sys.modules:
+        return None
+    return bytes(current_process().authkey)
 
 
 def pickle_function(func: Any, what: str) -> tuple[bytes, tuple[Name, ...]]:

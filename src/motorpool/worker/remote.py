@@ -54,6 +54,7 @@ class Program(NamedTuple):
     assigned: tuple[tuple[str, str], ...]
     style: int
     function: bytes
+    authkey: bytes | None
 
 
 class _Loaded(NamedTuple):
@@ -155,6 +156,7 @@ def _load(key: Key, pickled: bytes | None) -> _Loaded:
     space = space_of(key[0])
     if program.sources and not isinstance(space, HomeSpace):
         install(program.sources)
+    space.authkey = program.authkey or space.authkey
     if program.definitions is not None:
         space.define(program.definitions, program.versions, program.assigned, program.sources)
     func = space.loads(program.function, program.sources)

@@ -69,6 +69,8 @@ class Space:
 
     def __init__(self, token: str) -> None:
         self.token = token
+        # Which the parent's managers ask for, of `multiprocessing`.
+        self.authkey: bytes | None = None
         self._versions: dict[Name, int] = {}
         # Of what is being defined, and the names in it that tasks assign.
         self._new_versions: Mapping[Name, int] = {}
@@ -139,6 +141,17 @@ class Space:
             ):
                 self._adopt(own, module)
 
+    def rebuild_proxy(
+        self, make: Any, token: Any, serializer: str, options: Mapping[str, Any]
+    ) -> Any:
+        """Return the proxy of an object that a manager of the parent's keeps.
+
+        Not with this process's own key, as `RebuildProxy` would.
+        """
+        from multiprocessing.managers import RebuildProxy  # type: ignore[attr-defined]
+
+        return RebuildProxy(make, token, serializer, {"authkey": self.authkey, **options})
+
     def find(self, module: str, name: str) -> Any:
         """Return what the parent knows by that name."""
         found: Any = self.module(module)
@@ -183,6 +196,8 @@ class _SpaceUnpickler(pickle.Unpickler):
             return self._space.globals_of
         if (module, name) == ("motorpool.mirror", "define"):
             return self._space.set_name
+        if (module, name) == ("multiprocessing.managers", "RebuildProxy") and self._space.authkey:
+            return self._space.rebuild_proxy
         if name == "subimport" and module == "cloudpickle.cloudpickle":
             return self._import
         self._import(module)
