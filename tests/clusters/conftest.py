@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -124,6 +125,12 @@ class DaskCluster:
         node = self._nodes.pop(0)
         node.kill()
         node.wait()
+
+    def stop_node(self, seconds):
+        """Have the last worker stand still for a while."""
+        node = self._nodes[-1]
+        node.send_signal(signal.SIGSTOP)
+        threading.Timer(seconds, node.send_signal, [signal.SIGCONT]).start()
 
     def kill_scheduler(self):
         """End the scheduler without warning."""

@@ -444,6 +444,23 @@ def test_dask_that_lost_all_its_workers_is_waited_for(dask_cluster):
 
 
 @pytest.mark.dask
+def test_dask_worker_that_dies_beside_one_that_is_stuck_costs_what_it_ran(dask_cluster, tmp_path):
+    """What the dead worker had not begun goes on, although no other can tell of it."""
+    log = tmp_path / "log"
+
+    def kill_one_and_stop_the_other():
+        dask_cluster.stop_node(seconds=8)
+        dask_cluster.kill_node()
+
+    with motorpool.Pool(engine=dask_cluster.engine) as pool:
+        stream = pool.imap_unordered(partial(note_and_nap, log, 0.002), range(400))
+        results, errors = outcomes_of(stream, 400, kill_one_and_stop_the_other)
+
+    assert len(errors) <= 1
+    assert len(results) + len(errors) == 400
+
+
+@pytest.mark.dask
 def test_dask_that_lost_its_scheduler_is_an_error():
     """Nobody waits for a cluster that is gone: neither who does already, nor who comes later."""
     pytest.importorskip("distributed")

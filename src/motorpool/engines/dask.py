@@ -383,7 +383,10 @@ class DaskEngine(ClusterEngine):
                 await self._client.cancel(futures, asynchronous=True)
 
     async def _read(self, place: _Place) -> Record | None:
-        """Have another worker on the same machine read the logbook, perhaps one that comes yet."""
+        """Read the logbook here, or have a worker on its machine do so, perhaps one that comes yet."""
+        found = read_logbook(place.logbook)
+        if found is not None:
+            return found
         now = asyncio.get_running_loop().time
         end = now() + _READ_SECONDS
         while now() < end:
