@@ -240,7 +240,7 @@ def test_result_that_cannot_be_pickled_fails_alone(process_pool, kind):
     assert found[:2] + found[3:] == [0, 1, 3, 4]
     assert isinstance(found[2], kind)
     assert "lock" in str(found[2])
-    assert "for item 2" in str(found[2])
+    assert "on item 2" in str(found[2])
     assert found[2].index == 2
     assert_alive(process_pool)
 
@@ -351,6 +351,7 @@ def test_argument_that_cannot_be_unpickled_fails_alone(process_pool):
     found = outcomes(process_pool.imap(workloads.same, items))
 
     assert found[:2] + found[3:] == [0, 1, 3, 4]
+    assert "item 2 arrived" in str(found[2])
     assert "refused to load: two" in "\n".join(map(str, chain_of(found[2])))
     assert_alive(process_pool)
 

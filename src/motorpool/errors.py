@@ -208,10 +208,10 @@ class ResultNotPicklableError(MotorpoolError, MaybeEncodingError):  # type: igno
     def __str__(self) -> str:
         """Say what cannot be sent, and what to do."""
         exc, value, function, pid = self.args
-        at = "" if self.index is None else f" for item {self.index}"
+        item = "" if self.index is None else f" on item {self.index}"
         return (
-            f"The result of {function}{at}, {value}, cannot be sent back from worker {pid}: {exc}. "
-            f"Return plain data, or give its class a `__getstate__`."
+            f"The result of {function}{item}, {value}, cannot be sent back from worker {pid}: "
+            f"{exc}. Return plain data, or give its class a `__getstate__`."
         )
 
     def __repr__(self) -> str:

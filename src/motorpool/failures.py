@@ -24,14 +24,13 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 def rebuild(failure: Failure, index: int | None = None) -> BaseException:
     """Return the task's own exception, with the worker's traceback as its cause and a note."""
     if failure.kind == "result":
-        return ResultNotPicklableError(
-            failure.text, failure.item, failure.function, failure.pid, index
-        )
+        text, value, function, pid = failure.text, failure.item, failure.function, failure.pid
+        return ResultNotPicklableError(text, value, function, pid, index)
     error = _unpack(failure)
     if failure.kind == "load":
         refused = ResultNotLoadedError(
-            f"an item arrived at worker {failure.pid} and could not be rebuilt there: "
-            f"{failure.text}. Its class, or a module it needs, differs or is missing there."
+            f"item {index} arrived at worker {failure.pid} and could not be rebuilt there: "
+            f"{failure.text}. Often its class, or a module it needs, differs or is missing there."
         )
         refused.__cause__ = error
         return refused

@@ -439,7 +439,7 @@ class ProcessEngine:
         if kind == HANDED_BACK:
             return ItemsHandedBack(worker.number, number, start, stop)
         if kind == NOT_LOADED:
-            return ChunkRefused(worker.number, number, rebuild(loads(payload)))
+            return ChunkRefused(worker.number, number, rebuild(loads(payload), start))
         if kind == READY:
             return WorkerReady(worker.number)
         if kind == START_FAILED:

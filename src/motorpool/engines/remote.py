@@ -424,7 +424,7 @@ class RemoteEngine(ABC):
         if kind in (NEED, UNKNOWN):
             return self._send_again(task, kind, loads(payload))
         if kind == NOT_LOADED:
-            return ChunkRefused(worker, number, rebuild(loads(payload)))
+            return ChunkRefused(worker, number, rebuild(loads(payload), start))
         if kind == NOT_STARTED:
             return StartFailed(worker, rebuild(loads(payload)))
         values, errors = load_results(payload, start, mixed=kind == MIXED_RESULTS)
