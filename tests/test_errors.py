@@ -185,6 +185,19 @@ def test_chain_of_errors_is_kept(pool, function):
     assert any(type(link) is KeyError and link.args == ("inner key",) for link in chain_of(error))
 
 
+@pytest.mark.parametrize("options", [{}, {"on_error": "return", "retries": 1, "backoff": 0}])
+def test_error_that_is_false_arrives(pool, options):
+    """An exception may be an empty container: it is an error all the same."""
+    function = functools.partial(workloads.raise_empty_error_if, 2)
+    found = outcomes(pool.imap(function, range(4), **options))
+
+    assert found[:2] + found[3:] == [0, 1, 3]
+    assert type(found[2]) is workloads.EmptyError
+    with pytest.raises(workloads.EmptyError):
+        pool.map(function, range(4), on_error="stop")
+    assert_alive(pool)
+
+
 def test_remote_traceback_shows_the_chain(process_pool):
     """The traceback of the worker tells the cause of the error as well."""
     error = error_of(process_pool, workloads.raise_from_cause)

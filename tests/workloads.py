@@ -330,6 +330,20 @@ class OwnBaseException(BaseException):
     """An exception outside of the Exception tree."""
 
 
+class EmptyError(Exception):
+    """An error that is an empty container, and so false."""
+
+    def __len__(self):
+        return 0
+
+
+def raise_empty_error_if(bad, item):
+    """Return `item`, or for the `bad` one raise an error that is false."""
+    if item == bad:
+        raise EmptyError(item)
+    return item
+
+
 def raise_needs_two(_item):
     """Raise an error that takes two arguments."""
     raise NeedsTwo(1, 2)

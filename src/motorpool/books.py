@@ -327,7 +327,9 @@ class Books:
             )
         else:
             msg = f"no worker can be started: {command.error}"
-        cause = command.error or (lost.cause if lost is not None else None)
+        cause = command.error
+        if cause is None and lost is not None:
+            cause = lost.cause
         self.break_down_for(start_error(cause, msg))
 
     _carry_out: dict[type[Any], Callable[["Books", Any], None]] = {  # noqa: RUF012 - a table

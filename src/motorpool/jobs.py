@@ -53,7 +53,8 @@ def failed_error(
     command: FailItem, job: Job, stack_of: Callable[[int], str | None]
 ) -> BaseException:
     """Return the error of an item that failed for good; `stack_of` a worker that was late."""
-    error = command.error or _lost_error(command, job)
+    # Not by its truth: an exception may be an empty container, or refuse to say.
+    error = command.error if command.error is not None else _lost_error(command, job)
     if isinstance(error, errors.TaskTimeoutError) and command.lost is not None:
         error.stack = stack_of(command.lost.worker)
     if command.attempts > 1:
