@@ -424,6 +424,49 @@ def test_fork_server_that_never_answers_is_given_up(leak_guard, monkeypatch):
     assert [silent.wait(DEADLINE) for silent in launched] == [0, 0], "reaped by the server's half"
 
 
+def test_loss_that_a_task_passes_on_is_told_without_its_traceback(process_pool, trace):
+    """The error of a pool within a task says what it said there; the traceback is its cause."""
+    with pytest.raises(motorpool.WorkerLostError) as caught:
+        process_pool.apply(workloads.map_within, (deadly(trace, bad=1), range(3)))
+
+    assert "on item 1 (1)" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert "map_within" in str(caught.value.__cause__)
+
+
+COLLECTED = """
+import signal
+
+def collect(*_):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+def fail(how):
+    time.sleep(60) if how == "late" else workloads.kill_itself()
+
+for handler in signal.SIG_IGN, collect:
+    signal.signal(signal.SIGCHLD, handler)
+    with open_pool(1) as pool:
+        (lost,) = pool.map(fail, ["lost"], on_error="return")
+        (late,) = pool.map(fail, ["late"], on_error="return", timeout=0.2)
+        assert type(lost) is motorpool.WorkerLostError and type(late) is motorpool.TaskTimeoutError
+        if ENGINE != "forkserver":  # That collects them itself.
+            assert lost.exitcode is None and "SIGCHLD" in str(lost), lost
+        assert "thread" not in str(late), late
+        assert pool.map(abs, range(3)) == [0, 1, 2]
+"""
+
+
+def test_program_that_collects_exit_codes_is_told_that_they_are_unknown(start_script, start_method):
+    """No exit code is made up where the program has taken it, or has the kernel drop it."""
+    finished = start_script(COLLECTED, start_method).finish()
+
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_pool_can_be_closed_right_after_a_death(make_process_pool, trace):
     """`close` and `join` come back though a worker has just died."""
     pool = make_process_pool()
@@ -465,6 +508,10 @@ def test_crash_among_short_items_costs_one_bulk_run(make_process_pool, trace, ho
     assert all(type(found[n]) is motorpool.WorkerLostError for n in lost)
     assert lost == list(range(lost[0], lost[-1] + 1))
     assert len(lost) <= BULK_ITEMS
+    if len(lost) > 1:
+        assert all(found[n].bulk == range(lost[0], lost[-1] + 1) for n in lost)
+        assert f"items {lost[0]} to {lost[-1]}" in str(found[LATE])
+        assert "chunksize=1" in str(found[LATE])
 
 
 @pytest.mark.parametrize("how", ["segfault", "abort"])

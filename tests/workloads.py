@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+import motorpool
+
 PATIENCE = 15.0
 """Seconds that a task waits for something before it gives up."""
 
@@ -530,6 +532,12 @@ def die(how, trace):
         faulthandler.disable()
     DEATHS[how]()
     time.sleep(PATIENCE)
+
+
+def map_within(function, items):
+    """Map in a pool of this process's own."""
+    with motorpool.Pool(1) as pool:
+        return pool.map(function, items)
 
 
 def kill_itself():

@@ -74,6 +74,9 @@ def _lost_error(command: FailItem, job: Job) -> BaseException:
         )
     kind = errors.MemoryLimitError if lost.memory.overrun else errors.WorkerLostError
     error = kind(lost.pid, lost.exitcode, command.item, item, name, is_loading=lost.at == LOADING)
+    begun = range(lost.at, lost.upto)
+    if len(begun) > 1 and command.item in begun and not error.is_loading:
+        error.bulk = begun
     error.memory = lost.memory.peak
     error.is_out_of_memory = lost.memory.killed_by_kernel
     if isinstance(error, errors.MemoryLimitError):

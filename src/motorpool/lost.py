@@ -8,7 +8,7 @@ import signal
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
-from motorpool.errors import MotorpoolError, PoolClosedError
+from motorpool.errors import MotorpoolError, PoolClosedError, RemoteTraceback
 from motorpool.sizes import format_size
 
 if TYPE_CHECKING:
@@ -44,6 +44,9 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         The item's short repr, and the function's name.
     is_loading
         Whether the item was being unpickled, and the function not called yet.
+    bulk
+        The positions of the items that were lost together, if they ran in bulk
+        and nobody can tell which of them the worker was at; else None.
     memory
         Bytes that the worker had in memory at the most, shared ones included;
         None if that is unknown.
@@ -52,6 +55,7 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         killed a process for want of memory at that time; None if unknown.
     """
 
+    bulk: range | None = None
     memory: int | None = None
     is_out_of_memory: bool | None = None
 
@@ -93,18 +97,26 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
             ended = f"exited with code {self.exitcode}"
         who = f"Worker {self.pid}" if self.pid else "A remote worker"
         how = " with a new worker" if self.pid else ""
-        if self.__cause__ is not None:
+        # What a cluster told of its process; not a traceback, if a task passes this error on.
+        if self.__cause__ is not None and not isinstance(self.__cause__, RemoteTraceback):
             ended += f" ({type(self.__cause__).__name__}: {self.__cause__})"
         return f"{who} {ended} while it {self._work()}.{self._hint()} The pool goes on{how}."
 
     def _work(self) -> str:
         if self.is_loading:
             return f"unpickled item {self.index} ({self.item}) for {self.function}"
+        if self.bulk is not None:
+            return (
+                f"ran {self.function} in bulk on items {self.bulk[0]} to {self.bulk[-1]}, which "
+                f"are lost together, item {self.index} ({self.item}) among them"
+            )
         return f"ran {self.function} on item {self.index} ({self.item})"
 
     def _hint(self) -> str:
-        if self.signal_name != "SIGKILL":
-            return ""
+        hint = self._hint_of_memory() if self.signal_name == "SIGKILL" else ""
+        return hint if self.bulk is None else f"{hint} With chunksize=1 only one would be."
+
+    def _hint_of_memory(self) -> str:
         peak = f" It had up to {format_size(self.memory)} in memory." if self.memory else ""
         if self.is_out_of_memory:
             return (
