@@ -491,7 +491,10 @@ class ProcessEngine:
             pass
         exitcode = worker.popen.poll()
         number, index, upto, finished = worker.page.read(loads)
-        lost = WorkerLost(worker.number, worker.popen.pid, exitcode, number, index, upto, finished)
+        pid, cause = worker.popen.pid, worker.popen.fault
+        if cause is not None:
+            exitcode = None
+        lost = WorkerLost(worker.number, pid, exitcode, number, index, upto, finished, cause)
         is_own_doing = exitcode not in _FROM_OUTSIDE or worker.page.is_ending
         memory = self._memory_of(worker, exitcode)
         events.append(lost._replace(memory=memory, is_own_doing=is_own_doing))

@@ -47,17 +47,17 @@ class ForkServer:
             self._launch(launch)
         return self._ask(b"s", len(fds), fds)
 
-    def reap(self, pid: int) -> tuple[int, int]:
-        """Return the exit code of a worker that has ended, and its peak in kilobytes."""
+    def reap(self, pid: int) -> tuple[int | None, int]:
+        """Return the exit code of a worker that has ended, if known, and its peak in kilobytes."""
         with self._lock:
             if self._control is None:
-                return 255, 0
+                return None, 0
             try:
                 kind, number = self._ask(b"r", pid)
             except (OSError, EOFError):
-                return 255, 0
+                return None, 0
         if kind == b"e":  # It is a child of an earlier server.
-            return 255, 0
+            return None, 0
         peak, code = divmod(number, CODES)
         return code - CODES // 2, peak
 

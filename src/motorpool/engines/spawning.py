@@ -62,7 +62,7 @@ class ServedPopen(SpawnedPopen):
         wait_for([self.sentinel])
         code, peak = _SERVER.reap(self.pid)
         self.peak = peak << 10 if peak else None
-        return code
+        return self.reaped_by_others() if code is None else code
 
 
 def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:

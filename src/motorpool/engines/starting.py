@@ -77,6 +77,7 @@ class Popen:
         self.pid = 0
         self.sentinel = -1
         self.returncode: int | None = None
+        self.fault: OSError | None = None  # why its exit code is not known
         self.peak: int | None = None  # bytes in memory at the most, known at the end
         # Reentrant: a signal handler of the program's may end the pool.
         self._lock = threading.RLock()
@@ -114,9 +115,17 @@ class Popen:
         try:
             pid, status, usage = os.wait4(self.pid, flag)
         except ChildProcessError:
-            return 255 if self._is_gone() else None
+            return self.reaped_by_others() if self._is_gone() else None
         self.peak = self.known_peak(usage.ru_maxrss)
         return os.waitstatus_to_exitcode(status) if pid else None
+
+    def reaped_by_others(self) -> int:
+        """Take note that nobody can tell the exit code; return what multiprocessing gives then."""
+        self.fault = ChildProcessError(
+            "how is not known: this program ignores SIGCHLD or collects the exit codes of all its "
+            "children, or its fork server is gone"
+        )
+        return 255
 
     def known_peak(self, kilobytes: int) -> int | None:
         """Return in bytes what the kernel tells of the process's peak, None if it misleads."""
