@@ -138,13 +138,37 @@ LITTLE_MEMORY = {
     "none is left": ("pass", "limit_files(4096)"),
 }
 
-# Of its own, as it is seen by this program and its children.
-NEW_DEV_SHM = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+# Mounts of its own, as they are seen by this program and its children.
+NEW_MOUNTS = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
 DEV_SHM = {
     "full": "mount -t tmpfs -o size=4k tmpfs /dev/shm && echo full > /dev/shm/file",
     "not writable": "mount -t tmpfs -o ro tmpfs /dev/shm",
     "missing": "mount -t tmpfs tmpfs /dev",
 }
+
+NO_PROC = """
+def work(number):
+    return workloads.kill_itself() if number == 2 else number
+
+with open_pool(2) as pool:
+    found = pool.map(work, range(4), on_error="return")
+    assert found.pop(2).signal_name == "SIGKILL"
+    assert found == [0, 1, 3]
+"""
+
+
+def mounting(command, source):
+    """Return a script that runs `source` after a mount of its own, or skip the test."""
+    new = [*NEW_MOUNTS, command]
+    if subprocess.run(new, check=False, capture_output=True, timeout=DEADLINE).returncode:
+        pytest.skip("this user may not mount anything")
+    prelude = """
+if "MOUNTED" not in os.environ:
+    os.environ["MOUNTED"] = "1"
+    script = COMMAND + ' && exec "$0" "$@"'
+    os.execvp(NEW[0], [*NEW, script, sys.executable, *sys.argv])
+"""
+    return f"NEW, COMMAND = {NEW_MOUNTS!r}, {command!r}" + prelude + source
 
 
 def assert_goes_well(start_script, source, engine):
@@ -198,18 +222,15 @@ def test_large_objects_go_without_shared_memory(start_script, engine, lack):
 @pytest.mark.parametrize("state", DEV_SHM)
 def test_pool_does_without_dev_shm(start_script, state):
     """Nothing of a pool is in /dev/shm: whether it is full, or there, is no matter."""
-    command = [*NEW_DEV_SHM, DEV_SHM[state]]
-    if subprocess.run(command, check=False, capture_output=True, timeout=DEADLINE).returncode:
-        pytest.skip("this user may not have a /dev/shm of its own")
     source = SHARED_MEMORY.replace("BEFORE", "pass").replace("AFTER", "pass")
-    prelude = """
-if "MOUNTED" not in os.environ:
-    os.environ["MOUNTED"] = "1"
-    script = DEV_SHM + ' && exec "$0" "$@"'
-    os.execvp(NEW[0], [*NEW, script, sys.executable, *sys.argv])
-"""
-    names = f"NEW, DEV_SHM = {NEW_DEV_SHM!r}, {DEV_SHM[state]!r}"
-    assert_goes_well(start_script, names + prelude + source.replace("TOLD", "0"), "fork")
+    source = mounting(DEV_SHM[state], source.replace("TOLD", "0"))
+    assert_goes_well(start_script, source, "fork")
+
+
+@pytest.mark.parametrize("engine", ["fork", "spawn", "forkserver"])
+def test_pool_does_without_proc(start_script, engine):
+    """A program that was moved to another root may find no /proc there."""
+    assert_goes_well(start_script, mounting("mount -t tmpfs tmpfs /proc", NO_PROC), engine)
 
 
 # Much of everything

@@ -45,6 +45,29 @@ def test_stack_is_had_without_the_task_s_help(process_pool, name):
         assert part in text
 
 
+BLOCKED = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.valid_signals()))
+with open_pool(1) as pool:
+    result = pool.apply_async(workloads.wait_for, (file("gate"),))
+    for _ in range(100):
+        (stack,) = pool.stacks()
+        if stack.function == "wait_for":
+            break
+        time.sleep(0.05)
+    assert "wait_for" in stack.stack, stack
+    open(file("gate"), "w").close()
+    result.get(10)
+"""
+
+
+def test_program_that_blocks_signals_sees_stacks_too(start_script, start_method):
+    """A worker does not inherit that the signals are blocked that its pool sends."""
+    finished = start_script(BLOCKED, start_method).finish()
+
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_stack_names_the_running_item(make_pool, tmp_path):
     """The item is the one that runs, not the first of its chunk; source lines are shown."""
     pool = make_pool(1)

@@ -27,7 +27,9 @@ def become_worker() -> None:
     set_handler(signal.SIGINT, _ignore)
     for number in (signal.SIGTERM, signal.SIGHUP):
         set_handler(number, SIG_DFL)
-    pthread_sigmask(SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    # Ours too: a program that waits for its signals in a thread blocks all of them.
+    ours = {signal.SIGINT, signal.SIGTERM, RECALL_SIGNAL, STACK_SIGNAL}
+    pthread_sigmask(SIG_UNBLOCK, ours)
 
 
 def _ignore(_signal: int, _frame: object) -> None:

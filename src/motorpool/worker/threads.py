@@ -83,7 +83,10 @@ def _limit_loaded(threads: int) -> None:
 
 
 def _maps() -> str:
-    return os.fsdecode(read("/proc/self/maps"))
+    try:
+        return os.fsdecode(read("/proc/self/maps"))
+    except OSError:  # Nothing is mounted there.
+        return ""
 
 
 def _has_libraries(maps: str) -> bool:
