@@ -20,6 +20,8 @@ import motorpool
 import motorpool.errors
 import workloads
 from conftest import DEADLINE, eventually, outcome, outcomes
+from motorpool.books import Books
+from motorpool.messages import WorkerLost
 
 RUNS_ON_EXECUTORS = True
 
@@ -310,6 +312,56 @@ def test_fault_in_the_midst_of_taking_results_leaves_nobody_waiting(
 
     assert type(outcome(first)) is motorpool.InternalError
     assert outcome(pool.map_async(workloads.square, range(4))) == [0, 1, 4, 9]
+
+
+def raise_at_a_loss(handle, books, event):
+    """Fail as the end of a worker is told, in place of a method of the pool's."""
+    if type(event) is WorkerLost:
+        raise LookupError
+    return handle(books, event)
+
+
+@pytest.mark.parametrize("method", ["books.Books.handle", "scheduler.staff.Staff.replace_lost"])
+def test_fault_as_a_worker_is_lost_costs_the_pool_no_worker(make_process_pool, monkeypatch, method):
+    """The end of a worker that was told in a step which came to nothing is not forgotten."""
+    pool = make_process_pool(1)
+    assert_alive(pool)
+    faulty = raise_fault
+    if method == "books.Books.handle":
+        handle = Books.handle
+        faulty = lambda books, event: raise_at_a_loss(handle, books, event)  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(f"motorpool.{method}", faulty)
+        with pytest.raises(LookupError):
+            pool.apply(workloads.kill_itself)
+
+    assert_alive(pool)
+
+
+NEAR_THE_LIMIT = """
+def descend(depth, call):
+    return descend(depth - 1, call) if depth else call()
+
+with open_pool() as pool:
+    calls = lambda: pool.map(abs, [-1, 2]), lambda: pool.apply(abs, (-1,))
+    limit = sys.getrecursionlimit()
+    refused = 0
+    for depth in range(limit - 60, limit - 5):
+        for call in calls:
+            try:
+                descend(depth, call)
+            except (RecursionError, motorpool.MotorpoolError):
+                refused += 1
+            assert pool.map_async(abs, range(3)).get(10) == [0, 1, 2], depth
+    assert refused
+"""
+
+
+def test_stack_that_is_full_does_the_pool_no_harm(start_script, start_method):
+    """A call at the end of the stack raises `RecursionError`; later ones are done."""
+    finished = start_script(NEAR_THE_LIMIT, start_method).finish()
+
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_result_that_cannot_be_unpickled_is_an_error_everywhere(process_pool):

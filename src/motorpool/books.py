@@ -20,6 +20,7 @@ from motorpool.iterators import Stream
 from motorpool.jobs import Job, Record, failed_error, start_error
 from motorpool.messages import (
     BreakPool,
+    CapacityChanged,
     ChunkRefused,
     Command,
     Deliver,
@@ -34,6 +35,7 @@ from motorpool.messages import (
     SendChunk,
     StartWorker,
     StopWorker,
+    WorkerLost,
     WorkerNotStarted,
     WorkerStarted,
 )
@@ -158,10 +160,16 @@ class Books:
 
     def reset(self, error: BaseException) -> None:
         """Fail all jobs, because they may be half on the books, and begin with new workers."""
-        for worker in list(self.scheduler.workers):
+        workers = list(self.scheduler.workers)
+        # Their end was told already, perhaps in the very step that came to nothing.
+        gone = [worker for worker in workers if self.engine.look(worker) is None]
+        for worker in workers:
             self.engine.kill_worker(worker)
         self.fail_all(error)
         self.scheduler = self.scheduler.succeed()
+        for worker in gone:
+            self.handle(WorkerLost(worker, 0, None))
+        self.handle(CapacityChanged(self.scheduler.size))  # One may be missing by now.
         self._wake()
 
     # Inputs that are still growing.
@@ -360,11 +368,18 @@ class BooksLock:
         self._lock = lock
         self._reset = reset
         self._complete = complete
+        self.fault: BaseException | None = None  # for which the books are still to be closed
 
     def __enter__(self) -> None:
         """Take the lock, and put the direct call, if there is one, on the books."""
         self._lock.acquire()
-        self._complete()
+        try:
+            if self.fault is not None:
+                self.mend()
+            self._complete()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
     def __exit__(
         self,
@@ -382,4 +397,19 @@ class BooksLock:
     def close(self, error: BaseException) -> None:
         """Close the books because of `error`, if it is not one that is raised on purpose."""
         if not isinstance(error, (MotorpoolError, TypeError)):
-            self._reset(error)
+            self.spoil(error)
+
+    def spoil(self, error: BaseException) -> None:
+        """Close the books because of `error`.
+
+        That may fail as well, where the stack is full or at another Ctrl-C: who takes
+        the lock next begins with it.
+        """
+        self.fault = error
+        self.mend()
+
+    def mend(self) -> None:
+        """Close the books if that is still to be done."""
+        if self.fault is not None:
+            self._reset(self.fault)
+            self.fault = None

@@ -128,6 +128,8 @@ class Driver:
             return
         self._acquire()
         try:
+            if self._lock.fault is not None:
+                self._lock.mend()
             if self._closed or self._books.end is not None or self._pid != PROCESS.number:
                 self.check_open()
             is_begun = self._calls.begin(result, func, items)
@@ -326,7 +328,7 @@ class Driver:
                 self._take(signs)
         except BaseException as error:
             # Whatever it is: the events are read, and nobody will tell of them again.
-            self._reset(error)
+            self._lock.spoil(error)
             # A signal handler may have terminated the pool in the midst of the step.
             if not (self.is_ended and isinstance(error, Exception)):
                 raise
@@ -347,6 +349,8 @@ class Driver:
         return self._books.scheduler.wake_at
 
     def _take(self, signs: list[Any]) -> None:
+        if self._lock.fault is not None:
+            self._lock.mend()
         events = self._calls.finish_direct(signs)
         if events is None:
             return

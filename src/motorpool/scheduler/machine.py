@@ -423,6 +423,8 @@ class Scheduler:
         self._offer(worker)
 
     def _on_lost(self, event: WorkerLost) -> None:
+        if event.worker not in self.workers:
+            return  # After a fault, an end may be told twice.
         worker = self._staff.remove(event.worker)
         self._recalls.lost(worker)
         for chunk in worker.chunks:
