@@ -36,6 +36,17 @@ def test_cache_is_empty_when_all_is_done(make_process_pool):
     assert all(call.ready() for call in calls)
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_index_of_a_stream_counts_up_to_its_end(make_pool, method):
+    """Who polls `_index` for the progress of an `imap`, and reads nothing yet, sees it all done."""
+    pool = make_pool(2)
+    stream = getattr(pool, method)(workloads.same, iter(range(300)))
+    pool.close()
+
+    assert eventually(lambda: stream._index == 300)
+    assert sorted(stream) == list(range(300))
+
+
 def test_taskqueue_tells_what_waits(make_process_pool, tmp_path):
     """`pool._taskqueue.qsize()` grows with what is submitted, and gets to zero."""
     pool = make_process_pool(2)

@@ -388,9 +388,12 @@ class Driver:
 
     def outstanding(self) -> tuple[list[object], int]:
         """Return the results that are not there yet, and how many items wait for a worker."""
+        self._check_mine()
         is_free = not self._is_locked_here()
         with self._lock:
-            if is_free and not self.is_ended:
+            if self.is_ended:
+                return [], 0
+            if is_free:
                 self._books.sync_inputs()
             return self._books.outstanding()
 
@@ -498,12 +501,16 @@ class Driver:
         job = self._books.jobs.get(number)
         if job is not None and isinstance(job.record, Stream) and not job.record.is_read:
             job.record.discard()
-            self._run_ahead(number)
+            self.run_ahead(number)
         else:
             self.cancel(number, unwanted(), kill=False)
 
-    def _run_ahead(self, number: int) -> None:
+    def run_ahead(self, number: int) -> None:
         """Run a stream to its end, whether anybody reads it or not."""
+        self._check_mine()
+        if self._is_locked_here():
+            self._put_off(lambda: self.run_ahead(number))
+            return
         self.consumed(number, _ALL, starved=False)
 
     # The end.
@@ -553,7 +560,7 @@ class Driver:
         # As in the stdlib; and who waits here may be who would have read them.
         for number, job in list(self._books.jobs.items()):
             if isinstance(job.record, Stream):
-                self._run_ahead(number)
+                self.run_ahead(number)
         self.wait_until(lambda: not self._books.jobs, None)
         self._callbacks.close(None)
         self._shut_down(patience=5.0)

@@ -51,6 +51,7 @@ class Stream:
         self._next = 0
         self._end_error: BaseException | None = None
         self.is_read = False  # by anybody, ever
+        self.arrived = 0  # results
         self._is_kept = True
         # The thread that drives adds, the one that iterates takes. Reentrant: a
         # signal handler may drive while this thread takes.
@@ -76,6 +77,7 @@ class Stream:
         if not self._is_kept:
             return
         with self._lock:
+            self.arrived += len(values)
             if not self._ordered:
                 self._ready.extend(values)
                 return
@@ -168,6 +170,15 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
     def stream(self) -> Stream:
         """The record of this iterator's job."""
         return self._stream
+
+    @property
+    def _index(self) -> int:
+        """Number of results that have come; progress bars for the stdlib read it.
+
+        As they take no results meanwhile, none are waited for from now on.
+        """
+        self._driver.run_ahead(self._stream.job)
+        return self._stream.arrived
 
     def __iter__(self) -> "IMapIterator[R]":
         """Return itself."""

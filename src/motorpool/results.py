@@ -43,6 +43,9 @@ class Waiting(Protocol):
     def consumed(self, job: int, count: int, *, starved: bool) -> None:
         """Take note that an iterator took `count` results."""
 
+    def run_ahead(self, number: int) -> None:
+        """Run a stream to its end, whether anybody reads it or not."""
+
     def let_go(self, pool: object, /) -> None:
         """Drop a reference to the pool, perhaps the last, at a moment when no lock is held."""
 
