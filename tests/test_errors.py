@@ -117,6 +117,16 @@ def test_note_names_the_position_and_process(process_pool, worker_ids):
     assert any(str(pid) in notes for pid in pids)
 
 
+def test_worker_traceback_names_the_item_where_notes_do_not_show(process_pool):
+    """What is printed says which item, also on Python 3.10, which shows no notes."""
+    failing = functools.partial(workloads.fail_on, {3})
+    with pytest.raises(ValueError, match="bad 3") as caught:
+        process_pool.map(failing, range(5))
+
+    named = "item 3, 3, of " in str(caught.value.__cause__)
+    assert named is (sys.version_info < (3, 11))
+
+
 @pytest.mark.quick
 def test_error_with_required_arguments_arrives(pool):
     """An exception whose constructor wants arguments comes as itself."""

@@ -1,5 +1,6 @@
 """Turn what a worker sent of a failure into the exception that the caller sees."""
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -16,6 +17,7 @@ from motorpool.serialization import load_tolerantly, loads, unpack_error
 from motorpool.typed import Any
 from motorpool.worker.page import entries
 
+_NOTES_ARE_SHOWN = sys.version_info >= (3, 11)
 _CAUSE: Any = BaseException.__dict__["__cause__"]
 _CONTEXT: Any = BaseException.__dict__["__context__"]
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
@@ -34,9 +36,13 @@ def rebuild(failure: Failure, index: int | None = None) -> BaseException:
         )
         refused.__cause__ = error
         return refused
-    _hang_traceback(error, failure.traceback)
+    text = failure.traceback
     if index is not None:
-        note(error, f"item {index}, {failure.item}, of {failure.function} in worker {failure.pid}")
+        where = f"item {index}, {failure.item}, of {failure.function} in worker {failure.pid}"
+        note(error, where)
+        if not _NOTES_ARE_SHOWN:
+            text += f"{where}\n"
+    _hang_traceback(error, text)
     return error
 
 
