@@ -1,5 +1,6 @@
 """How a pool ends: by `with`, by hand, by garbage, by exit, by signals, by fork."""
 
+import atexit
 import contextlib
 import gc
 import os
@@ -865,3 +866,16 @@ def test_spare_descriptors_are_not_inherited_by_other_programs(leak_guard, engin
         beside = subprocess.run(count, capture_output=True, check=True, close_fds=False)
 
     assert beside.stdout == plain.stdout
+
+
+def test_worker_runs_what_it_registered_for_its_exit(make_process_pool, start_method, tmp_path):
+    """`atexit.register` in a task works as it does in the stdlib's workers."""
+    if start_method == "fork" and sys.version_info < (3, 13):
+        pytest.skip("a forked process runs these since Python 3.13")
+    note = tmp_path / "note"
+    pool = make_process_pool(1)
+    pool.apply(atexit.register, (workloads.append_line, str(note), "left"))
+    pool.close()
+    pool.join()
+
+    assert note.read_text() == "left\n"

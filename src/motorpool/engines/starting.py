@@ -5,6 +5,7 @@ process like any other to `active_children()` and to those who read
 `pool._pool`.
 """
 
+import atexit
 import gc
 import os
 import signal
@@ -195,6 +196,10 @@ class Popen:
                 os.close(fd)
 
 
+# A forked process of multiprocessing runs what was registered in it since 3.13.
+_RUNS_ATEXIT = sys.version_info >= (3, 13)
+
+
 def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object, region: int) -> Popen:
     """Fork a worker that runs `work`; it has all that this process has."""
     popen = Popen()
@@ -208,9 +213,13 @@ def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object, re
             code = 1
             try:
                 _age_objects()
+                if _RUNS_ATEXIT:
+                    atexit._clear()  # noqa: SLF001 - what is registered there is the parent's
                 worker._target = lambda: work(*fds, lifeline, -1, initializer, setup)  # type: ignore[attr-defined] # noqa: SLF001
                 worker._config["daemon"] = False  # type: ignore[attr-defined] # noqa: SLF001 - it may have children
                 code = worker._bootstrap(parent_sentinel=lifeline)  # type: ignore[attr-defined] # noqa: SLF001
+                if _RUNS_ATEXIT:
+                    atexit._run_exitfuncs()  # noqa: SLF001 - as multiprocessing's Popen
             finally:
                 os._exit(code)
     finally:
