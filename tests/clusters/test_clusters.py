@@ -314,6 +314,56 @@ with motorpool.Pool(2) as pool:
 
 
 @pytest.mark.ray
+def test_ray_that_is_started_here_serves_pools_on_several_threads(run_script):
+    """Pools that begin at the same time start one Ray, which ends with the last of them."""
+    pytest.importorskip("ray")
+    source = """
+import threading, motorpool, ray
+together, sums = threading.Barrier(3), []
+def run():
+    together.wait()
+    with motorpool.Pool(1) as pool:
+        sums.append(sum(pool.map(abs, range(-9, 0))))
+threads = [threading.Thread(target=run) for _ in range(3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sums, ray.is_initialized())
+"""
+    script = run_script(source, {"MOTORPOOL_ENGINE": "ray", "RAY_ADDRESS": "local"})
+    out, err = script.communicate(timeout=2 * DEADLINE)
+
+    assert out.splitlines() == ["[45, 45, 45] False"], err
+    assert not err
+
+
+@pytest.mark.ray
+def test_ray_that_was_shut_down_is_an_error(run_script):
+    """Nobody waits for a Ray that is gone, and none is started in its place, at exit neither."""
+    pytest.importorskip("ray")
+    source = """
+import time, motorpool, ray
+pool = motorpool.Pool(2)
+print(pool.map(abs, [-2]))
+result = pool.map_async(time.sleep, [0.05] * 2000, 1)
+ray.shutdown()
+try:
+    result.get(20)
+except motorpool.EngineBrokenError as error:
+    print("shut down" in str(error), ray.is_initialized())
+pool.terminate()
+other = motorpool.Pool(2)
+print(other.map(abs, [-1]), ray.is_initialized())
+"""
+    script = run_script(source, {"MOTORPOOL_ENGINE": "ray", "RAY_ADDRESS": "local"})
+    out, err = script.communicate(timeout=2 * DEADLINE)
+
+    assert out.splitlines() == ["[2]", "True False", "[1] True"], err
+    assert "Ray" not in err
+
+
+@pytest.mark.ray
 def test_ray_that_was_there_is_left_alone(ray_cluster):
     """A Ray that somebody else initialised is used, and is there afterwards."""
     import ray

@@ -383,7 +383,7 @@ class DaskEngine(ClusterEngine):
                 await self._client.cancel(futures, asynchronous=True)
 
     async def _read(self, place: _Place) -> Record | None:
-        """Read the logbook here, or have a worker on its machine do so, even one yet to come."""
+        """Read the logbook here, or have a worker on its machine do so, which may yet come."""
         found = read_logbook(place.logbook)
         if found is not None:
             return found

@@ -16,10 +16,11 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from math import inf
+from queue import SimpleQueue
 
 from motorpool.cpus import cpu_count
 from motorpool.describe import function_name
-from motorpool.engines.base import Abilities, Initializer
+from motorpool.engines.base import Abilities, Initializer, StartFailed
 from motorpool.engines.cluster import ClusterEngine, PlacedSlot
 from motorpool.engines.remote import Task
 from motorpool.messages import IDLE, LOADING, Order, WorkerLost, WorkerSeen
@@ -106,8 +107,10 @@ class RayEngine(ClusterEngine):
     abilities = Abilities(kill=True, timeout=True, maxtasksperchild=True, blame=True, machines=True)
     message_seconds = 0.003
 
-    # The engines that use the Ray which one of them has started.
+    # The engines that use the Ray which one of them has started; and one begins or ends at a time.
     _users: ClassVar[set[int]] = set()
+    _over: ClassVar[threading.Event | None] = None  # ends the thread that has started it
+    _lock: ClassVar[Any] = threading.RLock()  # a pool may be dropped in the midst of that
 
     def __init__(
         self,
@@ -119,7 +122,8 @@ class RayEngine(ClusterEngine):
         super().__init__(initializer, processes, options)
         init = dict(self.options.pop("init", None) or {})
         self._asks = {"num_cpus": 1, **self.options, "max_restarts": 0, "max_task_retries": 0}
-        self._connect(where, init)
+        with self._lock:
+            self._connect(where, init)
         self._capacity = self._count_places()
         self._ended = threading.Event()
         watcher = threading.Thread(target=self._watch, name="motorpool-ray", daemon=True)
@@ -141,8 +145,31 @@ class RayEngine(ClusterEngine):
                 ray.init(**init)
             elif not self._find(init):
                 here = {"num_cpus": max(self.processes or 0, cpu_count())}
-                ray.init(**{**here, "address": "local", "include_dashboard": False, **init})
+                self._start_ray({**here, "address": "local", "include_dashboard": False, **init})
         self._users.add(id(self))
+
+    def _start_ray(self, init: dict[str, Any]) -> None:
+        """Start a Ray, by a thread that lasts: when that one ends, the kernel kills Ray."""
+        if threading.current_thread() is threading.main_thread():
+            self._ray.init(**init)
+            return
+        over = threading.Event()
+        outcome: SimpleQueue[BaseException | None] = SimpleQueue()
+
+        def keep() -> None:
+            try:
+                self._ray.init(**init)
+            except BaseException as error:
+                outcome.put(error)
+            else:
+                RayEngine._over = over
+                outcome.put(None)
+                over.wait()
+
+        threading.Thread(target=keep, name="motorpool-ray-start", daemon=True).start()
+        error = outcome.get()
+        if error is not None:
+            raise error
 
     def _find(self, init: dict[str, Any]) -> bool:
         """Connect to the Ray that the environment names or that runs here, if there is one."""
@@ -178,6 +205,9 @@ class RayEngine(ClusterEngine):
 
     def _watch(self) -> None:
         while not self._ended.wait(_WATCH_SECONDS):
+            if not self._ray.is_initialized():
+                self._post(None, StartFailed(0, self._broken(_shut_down())))
+                return
             try:
                 places = self._count_places()
                 dead = {node["NodeID"] for node in self._ray.nodes() if not node["Alive"]}
@@ -201,6 +231,8 @@ class RayEngine(ClusterEngine):
         """Ask for an actor and return its number."""
         import ray
 
+        if not ray.is_initialized():
+            raise _shut_down()
         asks = dict(self._asks)
         if not self._slots and not self._has_free_cpus():
             # All CPUs are taken, perhaps by tasks that wait for this very pool.
@@ -237,6 +269,8 @@ class RayEngine(ClusterEngine):
 
     def _send(self, task: Task, slot: PlacedSlot) -> None:
         assert isinstance(slot, _Slot)  # noqa: S101 - for the type checker
+        if not self._ray.is_initialized():
+            raise _shut_down()
         run = slot.actor.run.options(name=function_name(task.function.func))
         task.future = run.remote(*self.logged_arguments(task, slot))
         self._when_done(task.future, partial(self._returned, task))
@@ -314,6 +348,8 @@ class RayEngine(ClusterEngine):
         """Call `function` on the node of an actor, in another process, then `then`."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+        if not self._ray.is_initialized():
+            return  # `_watch` tells.
         there = NodeAffinitySchedulingStrategy(slot.node, soft=False)
         asked = self._ray.remote(function).options(
             num_cpus=0, max_retries=0, scheduling_strategy=there
@@ -321,8 +357,10 @@ class RayEngine(ClusterEngine):
         self._when_done(asked.remote(*arguments), then)
 
     def _kill_actor(self, slot: _Slot) -> None:
-        with suppress(Exception):  # Ray may be shut down already.
-            self._ray.kill(slot.actor)
+        # Else Ray would start anew for it, at the end of the program say.
+        if self._ray.is_initialized():
+            with suppress(Exception):
+                self._ray.kill(slot.actor)
 
     # The end of an actor.
 
@@ -357,11 +395,14 @@ class RayEngine(ClusterEngine):
             self._kill_actor(slot)
             self.left.append(slot.logbook)
         self.drop_left()
-        if id(self) in self._users:
-            self._users.discard(id(self))
-            if not self._users:
-                with suppress(Exception):
-                    self._ray.shutdown()
+        with self._lock:
+            if id(self) in self._users:
+                self._users.discard(id(self))
+                if not self._users:
+                    with suppress(Exception):
+                        self._ray.shutdown()
+                    if RayEngine._over is not None:
+                        RayEngine._over.set()
 
 
 def _check_reachable(address: str) -> None:
@@ -374,6 +415,10 @@ def _check_reachable(address: str) -> None:
     except OSError as error:
         msg = f"no Ray can be reached at {address}: {error}"
         raise ConnectionError(msg) from error
+
+
+def _shut_down() -> ConnectionError:
+    return ConnectionError("Ray was shut down in this process, or has lost its connection")
 
 
 def _gone(slot: _Slot, why: str) -> RuntimeError:
