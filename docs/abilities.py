@@ -22,7 +22,7 @@ MEANINGS = {
     "timeout": "`timeout=` of a task",
     "kill": "a task can be ended while it runs",
     "blame": "a worker's death costs only the item that it ran, not its chunk",
-    "shared_state": "locks, queues and values of `multiprocessing` in `initargs`",
+    "shared_state": "locks, queues, values and connections of `multiprocessing` in `initargs`",
     "unpicklable": "items and results need not be picklable",
 }
 

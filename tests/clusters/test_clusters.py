@@ -134,6 +134,18 @@ with motorpool.Pool(2) as pool:
     assert out.splitlines() == ["[0, 1]", "[0, 1, 2]", "[0, 1, 2, 3]"], err
 
 
+def test_connection_is_refused_at_the_call(make_pool):
+    """What only a child of this process could be handed is refused before it is sent."""
+    reader, writer = multiprocessing.Pipe(duplex=False)
+    with reader, writer, make_pool(2) as pool:
+        with pytest.raises(motorpool.NotPicklableError, match="sockets and connections"):
+            pool.map_async(partial(print, writer), [1])
+        with pytest.raises(motorpool.NotPicklableError, match="sockets and connections"):
+            pool.map(print, [writer])
+        with pytest.raises(motorpool.NotPicklableError, match="sockets and connections"):
+            make_pool(2, initializer=print, initargs=(writer,))
+
+
 def keep_square(shared, item):
     """Put the square of an item into a dictionary that a manager keeps."""
     shared[item] = item * item

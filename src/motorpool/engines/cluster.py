@@ -24,6 +24,8 @@ from motorpool.worker.remote import Key  # noqa: TC001 - an annotation
 from motorpool.worker.space import home
 
 _logbooks = count(1)
+# In a pickle, a socket or connection that `multiprocessing` would hand over to a child.
+_DESCRIPTOR = b"resource_sharer\x94\x8c\x05DupFd"
 
 
 def new_logbook() -> str:
@@ -54,6 +56,11 @@ class ClusterEngine(RemoteEngine):
     ) -> None:
         super().__init__(initializer, processes, options)
         self.left: list[str] = []  # logbooks of processes that are gone
+
+    def _check(self, payload: bytes) -> None:
+        if _DESCRIPTOR in payload:
+            msg = "sockets and connections cannot be sent to a cluster, only to child processes"
+            raise TypeError(msg)
 
     def drop_left(self) -> None:
         """Remove the logbooks on this machine that nobody will read; see `logbook._sweep`."""

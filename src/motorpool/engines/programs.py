@@ -9,7 +9,7 @@ the name is added, and the chunk sent again.
 import os
 import sys
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from multiprocessing.process import current_process
 
@@ -114,12 +114,18 @@ def _authkey() -> bytes | None:
     return bytes(current_process().authkey)
 
 
-def pickle_function(func: Any, what: str) -> tuple[bytes, tuple[Name, ...]]:
-    """Return `func` pickled, and the names of `__main__` and its like that the pickle refers to."""
+def pickle_function(
+    func: Any, what: str, check: Callable[[bytes], None]
+) -> tuple[bytes, tuple[Name, ...]]:
+    """Return `func` pickled, and the names of `__main__` and its like that the pickle refers to.
+
+    `check` raises for a pickle that would not arrive.
+    """
     if is_main_function(func):
         return dumps(func), ((func.__module__, func.__qualname__),)
     try:
         payload = dumps(func)
+        check(payload)
         if not any(name.encode() in payload for name in MAIN_MODULES):
             return payload, ()
         from motorpool.cloud import dump_and_collect

@@ -168,6 +168,9 @@ class RemoteEngine(ABC):
 
     # Not abstract: most engines have nothing to do here.
 
+    def _check(self, payload: bytes) -> None:  # noqa: B027
+        """Raise TypeError for a pickle that would not arrive."""
+
     def _open(self, slot: Slot) -> None:  # noqa: B027
         """Take note of a new slot; raises OSError if there can be none."""
 
@@ -240,7 +243,7 @@ class RemoteEngine(ABC):
         known = self._named.get((id(func), style))
         if known is not None and known.func is func:
             return known
-        payload, roots = programs.pickle_function(func, "the function")
+        payload, roots = programs.pickle_function(func, "the function", self._check)
         is_shared = bool(roots) and is_main_function(func)
         function = Function(next(self._functions), func, style, payload, roots, is_shared)
         if is_shared:
@@ -249,7 +252,7 @@ class RemoteEngine(ABC):
         return function
 
     def _make_setup(self, initializer: Initializer) -> Program:
-        payload, roots = programs.pickle_function(initializer, "the initializer")
+        payload, roots = programs.pickle_function(initializer, "the initializer", self._check)
         setup = Program(initializer, CALL_ITEM, payload, roots)
         self._programs.set_up = setup.needed.assigned
         return setup
@@ -337,6 +340,7 @@ class RemoteEngine(ABC):
             return  # Its WorkerLost is on the way to the scheduler.
         try:
             payload = dumps(items)
+            self._check(payload)
         except Exception as error:
             # If there are several, they will be sent one by one.
             refused = not_picklable(f"item {chunk.start}", items[0], error)
