@@ -564,6 +564,51 @@ with open_pool() as pool:
     assert eventually(lambda: not script.processes(), SETTLING)
 
 
+INTERRUPTED_OFTEN = """
+import random, signal
+
+main, is_over, is_armed = threading.main_thread().ident, threading.Event(), False
+
+def raise_once(*_):
+    global is_armed
+    if is_armed:
+        is_armed = False
+        raise KeyboardInterrupt
+
+def interrupt():
+    moments = random.Random(1)
+    while not is_over.wait(0.003 + 0.01 * moments.random()):
+        signal.pthread_kill(main, signal.SIGINT)
+
+signal.signal(signal.SIGINT, raise_once)
+with open_pool() as pool:
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    caught, end = 0, time.monotonic() + 3
+    while not is_over.is_set():
+        try:
+            is_armed = True
+            while time.monotonic() < end:
+                assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
+                assert pool.apply(abs, (-1,)) == 1
+                assert [pool.apply_async(abs, (-n,)).get() for n in range(9)] == list(range(9))
+            is_armed = False
+            is_over.set()
+        except (KeyboardInterrupt, motorpool.InternalError):
+            caught += 1
+    interrupter.join()
+    assert caught > 20
+    assert pool.map_async(abs, range(9)).get(10) == list(range(9))
+"""
+
+
+def test_interrupts_that_come_at_any_moment_leave_no_lock_taken(start_script, start_method):
+    """A program that catches Ctrl-C hundreds of times, amid everything, has its pool still."""
+    finished = start_script(INTERRUPTED_OFTEN, start_method).finish()
+
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_pool_outlives_an_interrupt_that_was_caught(start_script, start_method):
     """A program that catches KeyboardInterrupt goes on with the same pool."""
     script = start_script(

@@ -359,26 +359,28 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-class BooksLock:
-    """The driver's lock; an exception while it is held closes the books (see `Driver`)."""
+class Step:
+    """A step under the driver's lock; an exception in it closes the books (see `Driver`).
+
+    It is for ``with lock, step``. The lock is taken and released in C: an interrupt
+    between two bytecodes of ours would leave it taken for ever.
+    """
 
     def __init__(
-        self, lock: Any, reset: Callable[[BaseException], None], complete: Callable[[], None]
+        self, reset: Callable[[BaseException], None], complete: Callable[[], None]
     ) -> None:
-        self._lock = lock
         self._reset = reset
         self._complete = complete
         self.fault: BaseException | None = None  # for which the books are still to be closed
 
     def __enter__(self) -> None:
-        """Take the lock, and put the direct call, if there is one, on the books."""
-        self._lock.acquire()
+        """Put the direct call, if there is one, on the books."""
         try:
             if self.fault is not None:
                 self.mend()
             self._complete()
         except BaseException as error:
-            self.__exit__(type(error), error, None)
+            self.close(error)
             raise
 
     def __exit__(
@@ -387,12 +389,9 @@ class BooksLock:
         error: BaseException | None,
         _traceback: object,
     ) -> None:
-        """Leave the lock."""
-        try:
-            if error is not None:
-                self.close(error)
-        finally:
-            self._lock.release()
+        """Close the books if there was an exception."""
+        if error is not None:
+            self.close(error)
 
     def close(self, error: BaseException) -> None:
         """Close the books because of `error`, if it is not one that is raised on purpose."""

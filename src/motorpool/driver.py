@@ -27,7 +27,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from motorpool.books import Books, BooksLock
+from motorpool.books import Books, Step
 from motorpool.callbacks import CallbackThread
 from motorpool.calls import Calls
 from motorpool.engines.base import Engine, StartFailed
@@ -94,11 +94,10 @@ class Driver:
         self._books = Books(engine, scheduler, self._callbacks, self._turns.wake_sleepers)
         self._calls = Calls(self._books, self._turns.wake_sleepers)
         # Reentrant: a signal handler may call the pool in the midst of a step.
-        lock = threading.RLock()
-        self._lock = BooksLock(lock, self._reset, self._calls.enter_direct)
-        # For the direct call's own steps, which leave it where it is.
-        self._acquire, self._release = lock.acquire, lock.release
-        self._has_lock: Callable[[], bool] = lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - as Condition does
+        self._lock: Any = threading.RLock()
+        # The direct call's own steps go without, which leaves it where it is.
+        self._step = Step(self._reset, self._calls.enter_direct)
+        self._has_lock: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - as Condition does
         # Memory is the machine's: what runs elsewhere has its own.
         self._lookout = None if engine.abilities.machines else Lookout()
         self._look_at = time.monotonic() + FIRST_SECONDS
@@ -126,18 +125,16 @@ class Driver:
         if self._has_lock():
             self._put_off(lambda: self.call(result, func, items, is_awaited=False), result)
             return
-        self._acquire()
-        try:
-            if self._lock.fault is not None:
-                self._lock.mend()
-            if self._closed or self._books.end is not None or self._pid != PROCESS.number:
-                self.check_open()
-            is_begun = self._calls.begin(result, func, items)
-        except BaseException as error:
-            self._lock.close(error)
-            raise
-        finally:
-            self._release()
+        with self._lock:
+            try:
+                if self._step.fault is not None:
+                    self._step.mend()
+                if self._closed or self._books.end is not None or self._pid != PROCESS.number:
+                    self.check_open()
+                is_begun = self._calls.begin(result, func, items)
+            except BaseException as error:
+                self._step.close(error)
+                raise
         if not is_begun:
             self.submit(result, func, CALL_ARGUMENTS, items, is_awaited=is_awaited)
         elif not is_awaited and not self._turns.is_driven():
@@ -159,7 +156,7 @@ class Driver:
             return self._put_off_job(
                 lambda: self.submit(record, func, style, items, chunksize, control), record
             )
-        with self._lock:
+        with self._lock, self._step:
             self.check_open()
             self._calls.close_batch()
             job = self._books.add(record, self.engine.prepare(func, style), items)
@@ -191,7 +188,7 @@ class Driver:
             return self._put_off_job(
                 lambda: self.submit_stream(record, func, style, source, chunksize, control), record
             )
-        with self._lock:
+        with self._lock, self._step:
             self.check_open()
             self._calls.close_batch()
             function = self.engine.prepare(func, style)
@@ -262,7 +259,7 @@ class Driver:
 
     def _feed(self, job: int) -> None:
         """Items wait in a feeder's buffer, and a worker for them."""
-        with self._lock:
+        with self._lock, self._step:
             if not self.is_ended:
                 self._books.sync_input(job)
         self._settle()
@@ -270,7 +267,7 @@ class Driver:
 
     def _fed(self, job: int) -> None:
         """Take note that a feeder has come to the end of its input, or to an exception of it."""
-        with self._lock:
+        with self._lock, self._step:
             if not self.is_ended:
                 self._books.sync_input(job)
         self._settle()
@@ -322,18 +319,16 @@ class Driver:
             if self.is_ended:  # closed meanwhile
                 return
             raise
-        self._acquire()
-        try:
-            if self._books.end is None:
-                self._take(signs)
-        except BaseException as error:
-            # Whatever it is: the events are read, and nobody will tell of them again.
-            self._lock.spoil(error)
-            # A signal handler may have terminated the pool in the midst of the step.
-            if not (self.is_ended and isinstance(error, Exception)):
-                raise
-        finally:
-            self._release()
+        with self._lock:
+            try:
+                if self._books.end is None:
+                    self._take(signs)
+            except BaseException as error:
+                # Whatever it is: the events are read, and nobody will tell of them again.
+                self._step.spoil(error)
+                # A signal handler may have terminated the pool in the midst of the step.
+                if not (self.is_ended and isinstance(error, Exception)):
+                    raise
         if self._books.dropped or self._later:
             self._settle()
         if self._callbacks.is_stranded:
@@ -349,8 +344,8 @@ class Driver:
         return self._books.scheduler.wake_at
 
     def _take(self, signs: list[Any]) -> None:
-        if self._lock.fault is not None:
-            self._lock.mend()
+        if self._step.fault is not None:
+            self._step.mend()
         events = self._calls.finish_direct(signs)
         if events is None:
             return
@@ -384,7 +379,7 @@ class Driver:
         from motorpool.looking import look
 
         self._check_mine()
-        return look(self._lock, self.engine, self._books.scheduler, self._books.jobs)
+        return look(self._lock, self._step, self.engine, self._books.scheduler, self._books.jobs)
 
     def outstanding(self) -> tuple[list[object], int]:
         """Return the results that are not there yet, and how many items wait for a worker."""
@@ -401,7 +396,7 @@ class Driver:
 
     def consumed(self, job: int, count: int, *, starved: bool) -> None:
         """Take note that an iterator took `count` results."""
-        with self._lock:
+        with self._lock, self._step:
             if job in self._books.jobs and not self.is_ended:
                 self._books.sync_input(job)
                 self._books.handle(Consumed(job, count, starved))
@@ -434,7 +429,7 @@ class Driver:
 
     def cancel(self, number: int, error: BaseException, *, kill: bool) -> None:
         """End a job with `error`; `kill`: also what is being run of it."""
-        with self._lock:
+        with self._lock, self._step:
             job = self._books.remove(number)
             if job is not None and not self.is_ended:
                 self._books.handle(JobCancelled(number, kill))
@@ -443,7 +438,7 @@ class Driver:
 
     def cancel_record(self, record: Record, error: BaseException) -> None:
         """Cancel the job of `record`, what is being run of it included."""
-        with self._lock:
+        with self._lock, self._step:
             number = record.job
         self.cancel(number, error, kill=True)
 
@@ -453,7 +448,7 @@ class Driver:
         if self._is_locked_here():
             self._put_off(lambda: self.stop(record, error))
             return record.job in self._books.jobs or record.job < 0
-        with self._lock:
+        with self._lock, self._step:
             number = record.job
             if number < 0 and isinstance(record, AsyncResult):
                 is_stopped = self._calls.cancel(record, error)
@@ -462,7 +457,7 @@ class Driver:
         return self._stop(number, error)
 
     def _stop(self, number: int, error: BaseException) -> bool:
-        with self._lock:
+        with self._lock, self._step:
             job = self._books.remove(number)
             if job is None or self.is_ended:
                 return False
@@ -526,7 +521,7 @@ class Driver:
         if self._is_locked_here():
             self._put_off(self.close)
             return
-        with self._lock:
+        with self._lock, self._step:
             if not self._closed:
                 self._closed = True
                 if not self.is_ended:
@@ -547,12 +542,12 @@ class Driver:
             self._callbacks.flush()
 
     def _cancel_unwanted_calls(self) -> None:
-        with self._lock:
+        with self._lock, self._step:
             for result in self._books.unwanted_calls() if not self.is_ended else ():
                 self._calls.cancel(result, unwanted(), is_told=False)
 
     def _unwanted(self) -> list[int]:
-        with self._lock:
+        with self._lock, self._step:
             return self._books.unwanted()
 
     def join(self) -> None:
@@ -577,12 +572,12 @@ class Driver:
         self._callbacks.close(1.0)
 
     def _shut_down(self, patience: float) -> None:
-        with self._lock:
+        with self._lock, self._step:
             self._books.break_down(terminated)
         self._turns.end(lambda: self._close_engine(patience))
 
     def _close_engine(self, patience: float) -> None:
-        with self._lock:
+        with self._lock, self._step:
             self.engine.close(patience)
 
     def _reset(self, error: BaseException) -> None:

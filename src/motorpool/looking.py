@@ -22,26 +22,28 @@ PAUSE_SECONDS = 5.0
 MOST_STACKS = 1000
 
 
-def look(lock: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]) -> Stacks:
+def look(
+    lock: Any, step: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]
+) -> Stacks:
     """Return what each worker is running, and its stack; the driver's `lock` is not held."""
     for _ in range(LOOKS - 1):
-        stacks, is_steady = _look_once(lock, engine, scheduler, jobs)
+        stacks, is_steady = _look_once(lock, step, engine, scheduler, jobs)
         if is_steady:
             return stacks
-    return _look_once(lock, engine, scheduler, jobs)[0]
+    return _look_once(lock, step, engine, scheduler, jobs)[0]
 
 
 def _look_once(
-    lock: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]
+    lock: Any, step: Any, engine: Engine, scheduler: Scheduler, jobs: Mapping[int, Job]
 ) -> tuple[Stacks, bool]:
     """Return the stacks; tell also whether all went on with the same tasks meanwhile."""
-    with lock:
+    with lock, step:
         workers = list(scheduler.workers)
         tasks = [task_of(worker, engine, scheduler, jobs) for worker in workers]
         receive = engine.ask_stacks(workers)
     # A worker that does not answer holds up nobody but the caller.
     found = receive()
-    with lock:
+    with lock, step:
         after = [task_of(worker, engine, scheduler, jobs) for worker in workers]
     stacks = Stacks(
         task._replace(stack=texts[0]) for task, texts in zip(tasks, found, strict=True) if task.pid

@@ -19,6 +19,7 @@ import signal
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing import process
 from multiprocessing.context import BaseContext
 
@@ -427,8 +428,7 @@ class ProcessEngine:
                 events.append(event)
         if worker.reader.closed:
             # Nothing more to read; the pidfd will tell of the end.
-            self._epoll.unregister(worker.fd)
-            del self._by_fd[worker.fd]
+            self._unwatch(self._by_fd, worker.fd)
             return False
         return True
 
@@ -511,16 +511,22 @@ class ProcessEngine:
         return Memory(worker.popen.peak, worker.overrun, self._limits.memory, killed_by_kernel)
 
     def _drop(self, worker: WorkerProcess) -> None:
-        del self._workers[worker.number]
-        if self._by_fd.pop(worker.fd, None) is not None:
-            self._epoll.unregister(worker.fd)
+        # In this order an interrupt in between has it told again that the worker ended,
+        # perhaps, but never closes a descriptor twice.
+        self._workers.pop(worker.number, None)
+        self._unwatch(self._by_sentinel, worker.popen.sentinel)
+        self._unwatch(self._by_fd, worker.fd)
         os.close(worker.fd)
-        if self._by_sentinel.pop(worker.popen.sentinel, None) is not None:
-            self._epoll.unregister(worker.popen.sentinel)
         worker.process.join()
         worker.popen.close()
         worker.page.close()
         self._exchange.lost(worker.number)
+
+    def _unwatch(self, watched: dict[int, WorkerProcess], fd: int) -> None:
+        if fd in watched:
+            with suppress(FileNotFoundError):  # An interrupt has cut this short before.
+                self._epoll.unregister(fd)
+            del watched[fd]
 
     def close(self, patience: float) -> None:
         """End all workers: wait so many seconds for them to leave, then kill. Idempotent."""

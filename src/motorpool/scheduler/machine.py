@@ -46,6 +46,7 @@ from motorpool.messages import (
     ItemsHandedBack,
     JobCancelled,
     JobSubmitted,
+    KillWorker,
     MemoryNews,
     NameSlow,
     SendChunk,
@@ -451,7 +452,11 @@ class Scheduler:
             self._offer(worker)
 
     def _on_ready(self, event: WorkerReady) -> None:
-        worker = self.workers[event.worker]
+        worker = self.workers.get(event.worker)
+        if worker is None:
+            # An interrupt came between its start and the note of it: another took its place.
+            self._commands.append(KillWorker(event.worker))
+            return
         self._staff.ready(worker)
         self._recalls.heard(worker, self._now)
         if not self._eager:
