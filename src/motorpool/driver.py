@@ -385,7 +385,7 @@ class Driver:
         """Return the results that are not there yet, and how many items wait for a worker."""
         self._check_mine()
         is_free = not self._is_locked_here()
-        with self._lock:
+        with self._lock, self._step:
             if self.is_ended:
                 return [], 0
             if is_free:
