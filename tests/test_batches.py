@@ -1,5 +1,6 @@
 """Calls that travel together stay separate; results do not wait for what runs after them."""
 
+import re
 import threading
 
 import pytest
@@ -35,6 +36,17 @@ def test_many_calls_at_once_keep_their_callbacks_and_errors(pool):
     assert {type(error) for error in errors} == {ZeroDivisionError}
     for n, result in enumerate(results):
         assert result.successful() == bool(n % 3)
+
+
+def test_error_of_a_call_tells_of_no_position_among_others(pool):
+    """Which calls travelled together is nobody's business: each has but one item."""
+    results = [pool.apply_async(divmod, (1, n % 2)) for n in range(CALLS)]
+
+    for result in results[::2]:
+        with pytest.raises(ZeroDivisionError) as caught:
+            result.get(DEADLINE)
+        told = [*getattr(caught.value, "__notes__", ()), str(caught.value.__cause__)]
+        assert not any(re.search("item [1-9]", text) for text in told), told
 
 
 def test_calls_of_several_functions_mix_with_maps(pool):
@@ -95,8 +107,9 @@ def test_worker_that_dies_takes_one_call_along(process_pool, tmp_path):
 
     for n, result in enumerate(results):
         if n == 700:
-            with pytest.raises(motorpool.WorkerLostError):
+            with pytest.raises(motorpool.WorkerLostError) as caught:
                 result.get(DEADLINE)
+            assert caught.value.index == 0
         else:
             assert result.get(DEADLINE) == n * n
 

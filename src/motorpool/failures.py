@@ -25,6 +25,8 @@ _TRACEBACK: Any = BaseException.__dict__["__traceback__"]
 
 def rebuild(failure: Failure, index: int | None = None) -> BaseException:
     """Return the task's own exception, with the worker's traceback as its cause and a note."""
+    if failure.is_call:
+        index = 0
     if failure.kind == "result":
         text, value, function, pid = failure.text, failure.item, failure.function, failure.pid
         return ResultNotPicklableError(text, value, function, pid, index)

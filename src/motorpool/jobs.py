@@ -65,15 +65,15 @@ def failed_error(
 def _lost_error(command: FailItem, job: Job) -> BaseException:
     lost: WorkerLost = command.lost  # type: ignore[assignment]
     item = short_repr(job.items[command.item : command.item + 1][0])
-    name = function_name(job.function.func)
+    index, name = job.function.position(command.item), function_name(job.function.func)
     if command.seconds is not None:
         # A thread just goes; of the process of a cluster, the cluster tells why.
         is_killed = lost.exitcode is not None or lost.cause is not None
         return errors.TaskTimeoutError(
-            lost.pid, command.seconds, command.item, item, name, is_killed=is_killed
+            lost.pid, command.seconds, index, item, name, is_killed=is_killed
         )
     kind = errors.MemoryLimitError if lost.memory.overrun else errors.WorkerLostError
-    error = kind(lost.pid, lost.exitcode, command.item, item, name, is_loading=lost.at == LOADING)
+    error = kind(lost.pid, lost.exitcode, index, item, name, is_loading=lost.at == LOADING)
     begun = range(lost.at, lost.upto)
     if len(begun) > 1 and command.item in begun and not error.is_loading:
         error.bulk = begun

@@ -65,7 +65,7 @@ def task_of(
         return task
     return task._replace(
         function=function_name(job.function.func),
-        index=now.item,
+        index=job.function.position(now.item),
         item=short_repr(job.items[now.item : now.item + 1][0]),
         seconds=time.monotonic() - running[1],
     )

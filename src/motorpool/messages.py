@@ -65,6 +65,7 @@ class Failure(NamedTuple):
     item: str
     function: str
     kind: str = "task"  # or "result", "load": which step failed
+    is_call: bool = False  # of `apply`, and no item of a map
 
 
 class Order(NamedTuple):

@@ -246,6 +246,8 @@ def dump_results(
     pid: int,
     items: list[Any],
     dumps: Dumps = dumps,
+    *,
+    are_calls: bool = False,
 ) -> tuple[bool, bytes]:
     """Return whether there are failures, and the frame's payload.
 
@@ -259,7 +261,7 @@ def dump_results(
 
     def failure(offset: int, error: BaseException, kind: str) -> Failure:
         item, name = short_repr(items[offset]), function_name(func)
-        return describe_failure(error, pid, item, name, kind)
+        return describe_failure(error, pid, item, name, kind)._replace(is_call=are_calls)
 
     failures = {offset: failure(offset, error, "task") for offset, error in errors.items()}
     try:

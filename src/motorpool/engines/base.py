@@ -17,7 +17,7 @@ Guarantees an engine gives
 from collections.abc import Callable, Sequence
 
 from motorpool.buffers import Packed
-from motorpool.messages import Chunk, Event, WorkerSeen
+from motorpool.messages import CALL_ARGUMENTS, Chunk, Event, WorkerSeen
 from motorpool.typed import Any, ClassVar, NamedTuple, Protocol
 
 Initializer = tuple[Callable[..., object], tuple[Any, ...]]
@@ -57,6 +57,10 @@ class Function(NamedTuple):
     roots: tuple[tuple[str, str], ...]
     is_shared: bool  # one entry for all jobs; never forgotten
     packed: Packed | None = None  # instead of the payload, if it is large
+
+    def position(self, index: int) -> int:
+        """Return the position of an item as users know it: calls have none, but travel together."""
+        return 0 if self.style == CALL_ARGUMENTS else index
 
 
 class StartFailed(NamedTuple):

@@ -218,7 +218,8 @@ class ProcessEngine:
             payload = self._exchange.sender.dumps(listed, worker) if listed is not None else None
         except Exception as error:
             # If there are several, they will be sent one by one.
-            refused = not_picklable(f"item {chunk.start}", items[0], error)
+            what = f"item {function.position(chunk.start)}"
+            refused = not_picklable(what, items[0], error)
             raise refused from error
         if payload is None:
             what = "several items"

@@ -343,7 +343,8 @@ class RemoteEngine(ABC):
             self._check(payload)
         except Exception as error:
             # If there are several, they will be sent one by one.
-            refused = not_picklable(f"item {chunk.start}", items[0], error)
+            what = f"item {function.position(chunk.start)}"
+            refused = not_picklable(what, items[0], error)
             raise refused from error
         program = self._program_for(chunk, function, items, payload)
         task = Task(slot, chunk, function, program, payload)

@@ -99,8 +99,8 @@ class _Worker:
         chunk, function, items = self.chunk
         start, values, errors = running.take()
         for offset, error in errors.items():
-            index = start + offset
-            item, name = short_repr(items[index - chunk.start]), function_name(function.func)
+            item = short_repr(items[start + offset - chunk.start])
+            index, name = function.position(start + offset), function_name(function.func)
             note(error, f"item {index}, {item}, of {name} in thread {self.thread.name}")
         return start, values, errors
 

@@ -11,6 +11,7 @@ from motorpool.buffers import MARK, Receiver, Sender
 from motorpool.messages import (
     ANSWER,
     CALL,
+    CALL_ARGUMENTS,
     DEFINE,
     FORGET,
     FUNCTION,
@@ -65,6 +66,7 @@ class Function(NamedTuple):
     call: Any
     func: Any
     pace: Pace
+    style: int
 
 
 _RUNS = (RUN, RUN_EXACTLY, RUN_APART)
@@ -92,7 +94,7 @@ class Worker:
         self._functions: dict[int, tuple[int, bytes] | Function] = {}
         self._running: Running | None = None
         self._chunk = 0
-        self._function_run: Any = None
+        self._function_run: Function
         self._items: Any = None
         self._first = 0
         self._sending = True
@@ -278,7 +280,7 @@ class Worker:
 
     def _run_items(self, function: Function, running: Running, budget: float, began: float) -> None:
         left = iter(self._items)  # of a range too, which is never written out
-        self._function_run, self._first = function.func, running.start
+        self._function_run, self._first = function, running.start
         started, rest = began, abs(budget)
         while True:
             run_chunk(function.call, left, running, rest, function.pace, self._page)
@@ -319,8 +321,16 @@ class Worker:
         start, values, errors = running.take()
         stop = start + len(values)
         items = self._items[start - self._first : stop - self._first]
-        func = self._function_run
-        mixed, payload = dump_results(values, errors, func, os.getpid(), items, self._dumps)
+        function = self._function_run
+        mixed, payload = dump_results(
+            values,
+            errors,
+            function.func,
+            os.getpid(),
+            items,
+            self._dumps,
+            are_calls=function.style == CALL_ARGUMENTS,
+        )
         return start, stop, MIXED_RESULTS if mixed else RESULTS, payload
 
     def _refuse(self, running: Running, error: BaseException) -> None:
@@ -342,7 +352,7 @@ class Worker:
         if not isinstance(function, Function):
             style, payload = function
             func = self._load(payload)
-            function = self._functions[number] = Function(caller(func, style), func, Pace())
+            function = self._functions[number] = Function(caller(func, style), func, Pace(), style)
         return function
 
     def _forget(self, number: int) -> None:

@@ -14,6 +14,7 @@ from math import inf
 from time import perf_counter
 
 from motorpool.messages import (
+    CALL_ARGUMENTS,
     MIXED_RESULTS,
     NEED,
     NOT_LOADED,
@@ -63,6 +64,7 @@ class _Loaded(NamedTuple):
     call: Any
     func: Any
     pace: Pace
+    style: int
 
 
 class Unknown(Exception):  # noqa: N818 - not an error: an answer to the parent
@@ -136,7 +138,8 @@ def run_remote_chunk(
     pace = EXACT if order.is_exact else loaded.pace
     run_chunk(loaded.call, iter(arguments), running, budget, pace, journal or NoJournal())
     values, errors = running.values, running.errors
-    mixed, payload = dump_results(values, errors, loaded.func, pid, arguments)
+    are_calls = loaded.style == CALL_ARGUMENTS
+    mixed, payload = dump_results(values, errors, loaded.func, pid, arguments, are_calls=are_calls)
     kind = MIXED_RESULTS if mixed else RESULTS
     return Reply(kind, pid, order.start + len(values), perf_counter() - began, payload)
 
@@ -161,7 +164,7 @@ def _load(key: Key, pickled: bytes | None) -> _Loaded:
         space.define(program.definitions, program.versions, program.assigned, program.sources)
     func = space.loads(program.function, program.sources)
     loaded = _programs[key] = _Loaded(
-        space, program.sources, caller(func, program.style), func, Pace()
+        space, program.sources, caller(func, program.style), func, Pace(), program.style
     )
     while len(_programs) > MOST_PROGRAMS:
         _programs.popitem(last=False)
