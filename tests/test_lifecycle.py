@@ -320,11 +320,12 @@ def test_dropped_pool_warns_and_ends(leak_guard, engine):
     assert witness() is None
 
 
-def test_dropped_pool_with_pending_work_ends(leak_guard, engine, tmp_path):
+@pytest.mark.parametrize("method", ["map_async", "imap"])
+def test_dropped_pool_with_pending_work_ends(leak_guard, engine, tmp_path, method):
     """A dropped pool does the work it was given, as the stdlib's does, and then ends."""
     gate = tmp_path / "gate"
     pool = build_pool(engine)
-    pool.map_async(workloads.wait_for, [str(gate)] * 4, chunksize=1)
+    getattr(pool, method)(workloads.wait_for, [str(gate)] * 4, chunksize=1)
     witness = weakref.ref(pool)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -41,7 +41,12 @@ class Stream:
 
     stops = False  # but at an error that is given out
 
-    def __init__(self, *, ordered: bool, on_error: str = "raise") -> None:
+    def __init__(
+        self, driver: Waiting, pool: object, *, ordered: bool, on_error: str = "raise"
+    ) -> None:
+        self._driver = driver
+        # Until it is read, this keeps the pool from being collected; then the iterator does.
+        self._pool: object = pool
         self.job = -1
         self._on_error = on_error
         self.is_complete = False
@@ -90,6 +95,7 @@ class Stream:
     def finish(self) -> None:
         """All is there."""
         self.is_complete = True
+        self._let_go()
 
     def end_with(self, error: BaseException) -> None:
         """Give out `error`, which the input raised, after the results of what came before."""
@@ -103,11 +109,13 @@ class Stream:
         """End with `error` after what is ready."""
         self._end_error = error
         self.is_complete = True
+        self._let_go()
 
     def drop(self) -> None:
         """Give out nothing more."""
         self.is_complete = True
         self.discard()
+        self._let_go()
 
     def discard(self) -> None:
         """Keep no results: there is nobody to give them to."""
@@ -116,6 +124,16 @@ class Stream:
             self._ready.clear()
             self._early.clear()
             self._end_error = None
+
+    def begin_reading(self) -> None:
+        """Take note that somebody wants the results."""
+        self.is_read = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            self._driver.let_go(pool)
 
     def has_news(self) -> bool:
         """Tell whether there is anything to give out, be it the end."""
@@ -151,7 +169,7 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
     def __init__(self, driver: Waiting, pool: object, on_error: str = "raise") -> None:
         self._driver = driver
         self._pool = pool
-        self._stream = Stream(ordered=self._ordered, on_error=on_error)
+        self._stream = Stream(driver, pool, ordered=self._ordered, on_error=on_error)
         self._stops = on_error == "stop"
         # Given out from its end; shared by threads that iterate together.
         self._batch: list[Any] = []
@@ -265,7 +283,8 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
 
     def _refill(self, timeout: float | None, deadline: float | None) -> None:
         stream = self._stream
-        stream.is_read = True
+        if not stream.is_read:
+            stream.begin_reading()
         starved = self._has_begun and not stream.has_news()
         if not self._driver.wait_until(stream.has_news, deadline):
             msg = f"no result within {timeout} s"
