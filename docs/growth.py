@@ -119,7 +119,7 @@ class Growth:
         chunk = self.running.pop(worker).chunk
         seconds = items * ITEM_SECONDS
         stop = chunk.start + items
-        event = ChunkDone(worker, chunk.number, chunk.start, stop, chunk.stop, seconds, None, None)
+        event = ChunkDone(worker, chunk.number, chunk.start, stop, seconds, None, None)
         self.at(self.now + LATENCY, self.receive, event)
         if self.inboxes[worker]:
             self.begin(worker)

@@ -148,9 +148,7 @@ class SimulatedWorker:
         errors = errors or None
         worker, number, stop = self.number, running.number, start + len(values)
         if self._budget >= 0 or running.index >= running.stop:
-            self.outbox.append(
-                ChunkDone(worker, number, start, stop, running.end, seconds, values, errors)
-            )
+            self.outbox.append(ChunkDone(worker, number, start, stop, seconds, values, errors))
             self.is_answered = True
             return True
         self.outbox.append(ChunkProgressed(worker, number, start, stop, seconds, values, errors))
@@ -208,8 +206,8 @@ class SimulatedWorker:
 
     def _hand_back_inbox(self):
         for chunk, _budget in self.inbox:
-            number, _job, start, stop, *_ = chunk
-            self.outbox.append(ChunkDone(self.number, number, start, start, stop, 0.0, [], None))
+            number, _job, start, *_ = chunk
+            self.outbox.append(ChunkDone(self.number, number, start, start, 0.0, [], None))
         self.inbox.clear()
 
 

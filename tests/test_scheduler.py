@@ -101,7 +101,7 @@ class Bench:
         number, _job, start, end, *_ = sent.chunk
         stop = end if stop is None else stop
         values = list(range(start, stop))
-        return self(ChunkDone(sent.worker, number, start, stop, end, seconds, values, None), after)
+        return self(ChunkDone(sent.worker, number, start, stop, seconds, values, None), after)
 
 
 def sends(commands):
@@ -678,7 +678,7 @@ def fail(bench, sent, errors):
     """Have a worker answer a chunk with errors by offset; return what follows."""
     number, _job, start, stop, *_ = sent.chunk
     values = list(range(start, stop))
-    return bench(ChunkDone(sent.worker, number, start, stop, stop, LONG, values, errors))
+    return bench(ChunkDone(sent.worker, number, start, stop, LONG, values, errors))
 
 
 # What comes back
@@ -739,10 +739,10 @@ def test_chunk_that_cannot_be_sent_is_taken_apart():
 @pytest.mark.parametrize(
     "stale",
     [
-        pytest.param(ChunkDone(1, 999, 0, 1, 1, LONG, [0], None), id="done, never sent"),
+        pytest.param(ChunkDone(1, 999, 0, 1, LONG, [0], None), id="done, never sent"),
         pytest.param(ItemsHandedBack(1, 999, 0, 1), id="handed back, never sent"),
         pytest.param(ChunkRefused(1, 999, TypeError()), id="refused, never sent"),
-        pytest.param(ChunkDone(1, 2, 1, 2, 2, LONG, [1], None), id="done, another's"),
+        pytest.param(ChunkDone(1, 2, 1, 2, LONG, [1], None), id="done, another's"),
         pytest.param(ItemsHandedBack(1, 2, 1, 2), id="handed back, another's"),
         pytest.param(ChunkRefused(1, 2, TypeError()), id="refused, another's"),
     ],
@@ -1242,7 +1242,7 @@ def short_of_memory(size, items):
 
 
 def done(worker, index):
-    return ChunkDone(worker, index + 1, index, index + 1, index + 1, 0.1, [index], None)
+    return ChunkDone(worker, index + 1, index, index + 1, 0.1, [index], None)
 
 
 def test_no_chunk_is_sent_while_memory_is_short_and_a_task_runs():

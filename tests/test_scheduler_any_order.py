@@ -377,7 +377,7 @@ class AnyOrder(RuleBasedStateMachine):
     def make_up(self, data):
         """An answer to a chunk that was never sent."""
         number = self.pick(data, self.workers)
-        self.feed(ChunkDone(number, 10**9, 0, 1, 1, LONG, [0], None))
+        self.feed(ChunkDone(number, 10**9, 0, 1, LONG, [0], None))
         self.feed(ItemsHandedBack(number, 10**9, 0, 1))
         self.feed(ChunkRefused(number, 10**9, TypeError()))
 

@@ -24,7 +24,7 @@ RUN_APART = 10  # as RUN_EXACTLY, and no two items or results share an object
 # From a worker to the parent.
 READY = 16
 START_FAILED = 17  # payload: Failure
-RESULTS = 18  # start, stop; extra: where the chunk ended; seconds; payload: list of values
+RESULTS = 18  # start, stop; seconds; payload: list of values
 MIXED_RESULTS = 19  # the same, but payload: (values, {offset: Failure})
 HANDED_BACK = 20  # start, stop: not begun, no longer part of the chunk
 NOT_LOADED = 21  # start, stop: no item was run; payload: Failure
@@ -174,13 +174,12 @@ class WorkerNotStarted(NamedTuple):
 
 
 class ChunkDone(NamedTuple):
-    """A chunk ended at `stop`; what lies between there and `end` comes back unrun."""
+    """A chunk ended at `stop`; the rest of it comes back unrun."""
 
     worker: int
     number: int
     start: int
     stop: int
-    end: int
     seconds: float
     values: Any
     errors: dict[int, BaseException] | None

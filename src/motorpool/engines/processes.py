@@ -465,7 +465,7 @@ class ProcessEngine:
             explain_refusals(errors, self._limits.memory)
         if kind == PROGRESS:
             return ChunkProgressed(worker.number, number, start, stop, seconds, values, errors)
-        return ChunkDone(worker.number, number, start, stop, extra, seconds, values, errors)
+        return ChunkDone(worker.number, number, start, stop, seconds, values, errors)
 
     def _load_results(
         self, form: int, payload: bytes, start: int

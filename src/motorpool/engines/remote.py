@@ -424,7 +424,7 @@ class RemoteEngine(ABC):
         if isinstance(news, BaseException):
             return self._on_failure(task, news)
         kind, _pid, stop, seconds, payload = news
-        number, _, start, end, *_ = task.chunk
+        number, _, start, *_ = task.chunk
         worker = task.slot.number
         if kind in (NEED, UNKNOWN):
             return self._send_again(task, kind, loads(payload))
@@ -433,7 +433,7 @@ class RemoteEngine(ABC):
         if kind == NOT_STARTED:
             return StartFailed(worker, rebuild(loads(payload)))
         values, errors = load_results(payload, start, mixed=kind == MIXED_RESULTS)
-        return ChunkDone(worker, number, start, stop, end, seconds, values, errors)
+        return ChunkDone(worker, number, start, stop, seconds, values, errors)
 
     def _send_again(self, task: Task, kind: int, what: Any) -> Event | StartFailed | None:
         """Submit a task again, none of which was run, with what it lacked."""
@@ -496,8 +496,8 @@ class RemoteEngine(ABC):
 
 
 def _not_run(task: Task) -> ChunkDone:
-    number, _, start, stop, *_ = task.chunk
-    return ChunkDone(task.slot.number, number, start, start, stop, 0.0, [], None)
+    number, _, start, *_ = task.chunk
+    return ChunkDone(task.slot.number, number, start, start, 0.0, [], None)
 
 
 def _killed() -> BaseException:

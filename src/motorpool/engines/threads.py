@@ -264,9 +264,7 @@ class ThreadEngine:
                 continue
             head = entry[0]
             chunk = Chunk(head, -1, 0, 1) if isinstance(head, int) else head
-            self._post(
-                ChunkDone(worker, chunk.number, chunk.start, chunk.start, chunk.stop, 0.0, [], None)
-            )
+            self._post(ChunkDone(worker, chunk.number, chunk.start, chunk.start, 0.0, [], None))
         for entry in kept:
             target.inbox.put(entry)
         with target.lock:
@@ -389,7 +387,7 @@ class ThreadEngine:
                 running.restart(0)
                 running.upto = 1
             del worker.chunk  # and with it the arguments
-            done = ChunkDone(worker.number, number, 0, 1, 1, seconds, [value], errors)
+            done = ChunkDone(worker.number, number, 0, 1, seconds, [value], errors)
             self._report(worker, done)
 
     def _run(
@@ -426,7 +424,6 @@ class ThreadEngine:
                 chunk.number,
                 start,
                 start + len(values),
-                running.end,
                 seconds,
                 values,
                 errors or None,
