@@ -554,9 +554,13 @@ def test_child_that_comes_back_from_a_task_ends(process_pool, worker_ids, tmp_pa
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("chunksize", [1, 100])
-def test_task_that_closes_all_descriptors_loses_nothing(process_pool, worker_ids, chunksize):
+# By SIGURG a worker is asked for what it has not begun; it cannot answer then.
+@pytest.mark.parametrize("number", [0, signal.SIGURG])
+def test_task_that_closes_all_descriptors_loses_nothing(
+    process_pool, worker_ids, number, chunksize
+):
     """A worker that cannot send any more leaves its results to the parent, and is replaced."""
-    closing = functools.partial(workloads.close_descriptors_on, BAD)
+    closing = functools.partial(workloads.close_descriptors_on, BAD, number)
 
     assert finished(process_pool.map_async(closing, range(100), chunksize)) == list(range(100))
     assert_full_width(process_pool, worker_ids)

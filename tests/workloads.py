@@ -587,10 +587,12 @@ def signal_itself_and_die_on(path, bad, item):
     return item
 
 
-def close_descriptors_on(bad, item):
-    """Return `item`; at the `bad` one, close every descriptor but the standard ones."""
+def close_descriptors_on(bad, number, item):
+    """Return `item`; at the `bad` one, close descriptors, then get a signal if it is not 0."""
     if item == bad:
         os.closerange(3, 4096)
+        if number:
+            os.kill(os.getpid(), number)
     return item
 
 

@@ -264,7 +264,7 @@ class Worker:
             del args, kwds, value, raised  # see _run_items
             kind = MIXED_RESULTS if mixed else RESULTS
             seconds = perf_counter() - began
-            data = HEADER.pack(len(payload), kind, chunk, 0, 1, 1, seconds) + payload
+            data = HEADER.pack(len(payload), kind, chunk, 0, 1, 0, seconds) + payload
             try:
                 if (written := os.write(self._fd, data)) < len(data):
                     write_all(self._fd, [memoryview(data)[written:]])
@@ -296,7 +296,7 @@ class Worker:
                 # Shared memory among them is free for use when the parent reads the results.
                 left = self._items = None
                 running.values, running.errors = [], {}
-                self._send_results(kind, kind, start, stop, running.end, seconds, payload)
+                self._send_results(kind, kind, start, stop, 0, seconds, payload)
                 return
             self._send_results(PROGRESS, kind, start, stop, kind, seconds, payload)
             began = now
@@ -400,19 +400,27 @@ class Worker:
             self._recalled = True
             return
         self._sending = True
-        self._hand_back_inbox()
-        if self._is_loading:
-            # Not the chunk itself: items that are slow to load would go round
-            # the workers, each of which begins anew. It is shared once it is there.
-            self._recalled = True
-        else:
-            begin, end = self._running.recall()
-            if begin < end:
-                self._send(HANDED_BACK, self._chunk, begin, end)
-            if self._running.has_unsent():
-                start, stop, kind, payload = self._dump_finished(self._running)
-                self._send(PROGRESS, self._chunk, start, stop, kind, 0.0, payload)
+        running, sent = self._running, self._running.sent
+        try:
+            self._hand_back_inbox()
+            if self._is_loading:
+                # Not the chunk itself: items that are slow to load would go round
+                # the workers, each of which begins anew. It is shared once it is there.
+                self._recalled = True
+            else:
+                self._give_back(running)
+        except OSError:  # A task has closed our descriptor: the end of its chunk will tell.
+            running.sent = sent
         self._sending = False
+
+    def _give_back(self, running: Running) -> None:
+        """Give back what has not begun, and send what is finished."""
+        begin, end = running.recall()
+        if begin < end:
+            self._send(HANDED_BACK, self._chunk, begin, end)
+        if running.has_unsent():
+            start, stop, kind, payload = self._dump_finished(running)
+            self._send(PROGRESS, self._chunk, start, stop, kind, 0.0, payload)
 
     def _notice_recall(self, running: Running, kept: int) -> None:
         if self._recalled:
@@ -429,7 +437,7 @@ class Worker:
         for frame in self._inbox:
             if frame[0] in _RUNS:
                 self._receiver.discard(frame[6])
-                self._send(RESULTS, frame[1], frame[2], frame[2], frame[3], 0.0, dumps([]))
+                self._send(RESULTS, frame[1], frame[2], frame[2], payload=dumps([]))
             else:
                 kept.append(frame)
         self._inbox.clear()
