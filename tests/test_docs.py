@@ -136,9 +136,9 @@ def test_every_row_of_what_happens_when_names_a_test_that_exists():
 @pytest.mark.parametrize("workers", [10, 100, 1000])
 def test_chunks_that_the_scheduler_finds_keep_many_workers_busy(workers):
     """What the page says of thousands of workers holds for the scheduler as it is."""
-    _, run = load("growth").adaptive(workers, 20e-6, MESSAGE_SECONDS)
+    _, run = load("growth").adaptive(workers, 40e-6, MESSAGE_SECONDS)
 
-    assert run.efficiency >= 0.95
+    assert run.efficiency >= 0.97
     assert run.saturation <= 0.5
 
 

@@ -60,7 +60,9 @@ def timing(workers: int, message_seconds: float = MESSAGE_SECONDS) -> Timing:
     least = max(1.0, TARGET_MESSAGES * message_seconds / TARGET_SECONDS)
     longer = max(least, DRIVER_SLACK * workers * message_seconds / TARGET_SECONDS)
     return Timing(
-        least=WORTH_MESSAGES * message_seconds,
+        # Towards the end chunks shrink for all workers at once: less than what the thread
+        # needs to hand one to every other worker would have them wait for it.
+        least=max(WORTH_MESSAGES, workers / 2) * message_seconds,
         target=TARGET_SECONDS * longer,
         budget=BUDGET_SECONDS * longer,
         # These bridge the time that a message takes, however many workers there are.
