@@ -144,7 +144,7 @@ def test_chunks_that_the_scheduler_finds_keep_many_workers_busy(workers):
 
 def test_short_chunks_saturate_the_driver():
     """The simulation shows what the longer chunks are for."""
-    run = load("growth").fixed(1000, 20e-6, 0.002)
+    run = load("growth").fixed(1000, 20e-6, 0.001)
 
     assert run.efficiency < 0.5
     assert run.saturation > 0.9
