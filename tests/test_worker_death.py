@@ -564,3 +564,17 @@ def test_task_that_closes_all_descriptors_loses_nothing(
 
     assert finished(process_pool.map_async(closing, range(100), chunksize)) == list(range(100))
     assert_full_width(process_pool, worker_ids)
+
+
+def test_worker_killed_while_it_starts_is_replaced_though_nobody_waits(process_pool):
+    """Its successor starts after a pause, when all calls may be over."""
+    process_pool.map(abs, range(4))
+    for _ in range(2):
+        # The first call finds it dead and starts another, which is killed before it is ready.
+        os.kill(process_pool._pool[-1].pid, signal.SIGKILL)
+        assert process_pool.map(abs, range(-9, 9)) == list(map(abs, range(-9, 9)))
+
+    def is_whole():
+        return sum(worker.is_alive() for worker in process_pool._pool) == 2
+
+    assert eventually(is_whole)

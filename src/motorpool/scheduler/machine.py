@@ -170,8 +170,8 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        """Whether any job is not finished."""
-        return bool(self.jobs)
+        """Whether a job is not finished, or a worker to be started after a pause."""
+        return bool(self.jobs or self._staff.restart_at)
 
     @property
     def has_idle(self) -> bool:
