@@ -7,6 +7,7 @@ import multiprocessing.pool
 import os
 import pickle
 import queue
+import sys
 import threading
 import types
 from collections import deque
@@ -427,6 +428,20 @@ def test_callbacks_run_without_anybody_waiting(pool):
 
     found = [called.get(timeout=DEADLINE) for _ in range(20)]
     assert sorted(found) == [n * n for n in range(20)]
+
+
+def test_no_callback_is_late_when_workers_finish_all_the_time(pool):
+    """While nobody waits, a result that comes as the last one is being fetched is seen too."""
+    called = queue.SimpleQueue()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads come between each other's lines more often
+    try:
+        for _ in range(2000):
+            for number in range(4):
+                pool.apply_async(workloads.same, (number,), callback=called.put)
+            assert {called.get(timeout=DEADLINE) for _ in range(4)} == set(range(4))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_callbacks_see_every_call_once_under_load(pool):

@@ -320,8 +320,10 @@ class ThreadEngine:
         """Return what the workers have posted."""
         # It may have been rung for what was taken before, and then there are no signs.
         if self._is_rung or not signs:
-            self._is_rung = False
+            # In this order: a bell that rings while it is taken for silent is heard
+            # in vain once; the other way round it would stay silent for good.
             self._bell.silence()
+            self._is_rung = False
         while not self._outbox.empty():
             signs.append(self._outbox.get())
         return [event for event in signs if event is not None]
