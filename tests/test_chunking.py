@@ -11,6 +11,7 @@ from motorpool.scheduler.chunking import (
     MOST_ITEMS,
     MOST_WINDOW,
     TARGET_SECONDS,
+    WINDOW_BYTES,
     WINDOW_SECONDS,
     WORTH_MESSAGES,
     chunk_size,
@@ -126,6 +127,12 @@ def test_cost_follows_a_change_in_a_few_chunks():
 def test_window_grows_while_it_is_needed(window, seconds, took, expected):
     """A window doubles unless there is work enough, or the consumer is the slow part."""
     assert grown_window(window, 2, seconds, took) == expected
+
+
+@pytest.mark.parametrize(("window", "expected"), [(31, 62), (32, 32), (64, 64)])
+def test_window_does_not_grow_beyond_so_much_data(window, expected):
+    """Items of 256 KiB: 8 MiB for two workers."""
+    assert grown_window(window, 2, 1e-6, 0.0, size=WINDOW_BYTES / 16) == expected
 
 
 @given(st.integers(1, MOST_WINDOW), WORKERS, SECONDS, st.floats(0.0, 10.0))

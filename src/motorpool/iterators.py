@@ -4,9 +4,11 @@ The record of such a job is a `Stream` of its own, and not the iterator, so that
 dropping the iterator can cancel the job.
 """
 
+import math
 import multiprocessing.pool
 import threading
 import weakref
+from time import monotonic
 
 from motorpool.errors import TimeoutError  # noqa: A004 - the stdlib's name
 from motorpool.results import Waiting, cancelled, deadline_of
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 R = TypeVar("R")
+
+# What is taken makes room for new inputs, so a consumer takes what it gives out in so long.
+BATCH_SECONDS = 0.005
 
 
 class _Raise:
@@ -139,10 +144,15 @@ class Stream:
         """Tell whether there is anything to give out, be it the end."""
         return bool(self._ready) or self.is_complete
 
-    def take(self) -> list[Any]:
-        """Take what is ready, the next one last."""
+    def take(self, most: int) -> list[Any]:
+        """Take up to `most` of what is ready, the next one last."""
         with self._lock:
-            ready, self._ready = self._ready, []
+            ready = self._ready
+            if len(ready) > most:
+                self._ready = ready[most:]
+                del ready[most:]
+            else:
+                self._ready = []
             if not ready and self.is_complete and self._end_error is not None:
                 ready, self._end_error = [_Raise(self._end_error)], None
         ready.reverse()
@@ -173,7 +183,8 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
         self._stops = on_error == "stop"
         # Given out from its end; shared by threads that iterate together.
         self._batch: list[Any] = []
-        self._has_begun = False
+        self._taken = 0
+        self._taken_at = 0.0
 
     def __reduce__(self) -> "NoReturn":
         """Refuse: only the pool's own process can take from it."""
@@ -285,21 +296,27 @@ class IMapIterator(multiprocessing.pool.IMapIterator, Generic[R]):  # type: igno
         stream = self._stream
         if not stream.is_read:
             stream.begin_reading()
-        starved = self._has_begun and not stream.has_news()
+        starved = self._taken > 0 and not stream.has_news()
+        most = self._most()
         if not self._driver.wait_until(stream.has_news, deadline):
             msg = f"no result within {timeout} s"
             raise TimeoutError(msg)
-        batch = stream.take()
+        batch = stream.take(most)
         if not batch:
             if not stream.is_complete:
                 return
             self._pool = None
             raise StopIteration
-        self._has_begun = True
+        self._taken, self._taken_at = len(batch), monotonic()
         if not stream.is_complete:
             # What is taken makes room for as many new inputs.
             self._driver.consumed(stream.job, len(batch), starved=starved)
         self._batch[:0] = batch
+
+    def _most(self) -> int:
+        """Return how many results to take: what was given out in a moment, the last time."""
+        seconds = monotonic() - self._taken_at
+        return max(int(self._taken * BATCH_SECONDS / (seconds or math.inf)), 1)
 
 
 class IMapUnorderedIterator(

@@ -33,10 +33,11 @@ MOST_ITEMS = 32768
 RECALL_SECONDS = 0.020
 # A windowed job starts with this many items per worker between the input and
 # the consumer; the window doubles when the consumer has to wait, up to so many
-# items or so much work per worker.
+# items, or so much work or data per worker.
 FIRST_WINDOW = 4
 MOST_WINDOW = 1 << 15
 WINDOW_SECONDS = 0.03
+WINDOW_BYTES = 4 << 20
 CONSUMER_SECONDS = 0.01
 
 
@@ -95,15 +96,23 @@ def chunk_size(
 
 
 def grown_window(
-    window: int, workers: int, seconds: float, took: float, timing: Timing = DEFAULT_TIMING
+    window: int,
+    workers: int,
+    seconds: float,
+    took: float,
+    timing: Timing = DEFAULT_TIMING,
+    size: float = 0.0,
 ) -> int:
     """Return the next window of a job whose consumer had to wait.
 
-    It grows neither beyond a while's work for each worker, nor beyond what the
-    consumer takes in a while: it last took a window's worth in `took` seconds,
-    those included that the workers needed for it.
+    It grows neither beyond a while's work for each worker, or so much data of
+    `size` bytes an item, nor beyond what the consumer takes in a while: it last
+    took a window's worth in `took` seconds, those included that the workers
+    needed for it.
     """
     work = seconds * window / workers
+    if size * window >= WINDOW_BYTES * workers:
+        return window
     if work > timing.window or took - work > timing.consumer:
         return window
     return min(2 * window, MOST_WINDOW)

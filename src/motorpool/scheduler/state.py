@@ -56,11 +56,12 @@ class Lengths:
 class Cost:
     """The measured cost of an item of one function, in seconds; 0.0 while unknown."""
 
-    __slots__ = ("lengths", "seconds", "transfer")
+    __slots__ = ("lengths", "seconds", "size", "transfer")
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.transfer = 0.0  # beside that: what an item's data counts for, see `weigh`
+        self.size = 0.0  # of an item's data, in bytes; 0.0 if it is not much
         self.lengths = Lengths()
 
     def add(self, items: int, seconds: float) -> None:
@@ -71,7 +72,8 @@ class Cost:
 
     def weigh(self, items: int, size: int) -> None:
         """Learn from `items` that were sent with `size` bytes of data."""
-        self.transfer = size / items / BYTES_PER_SECOND
+        self.size = size / items
+        self.transfer = self.size / BYTES_PER_SECOND
 
 
 class Job:
@@ -150,8 +152,9 @@ class Job:
         self.taken += items
         if starved and self.taken >= self.window:
             took = now - self.taken_since
-            seconds = self.cost.seconds + self.cost.transfer
-            grown = grown_window(self.window, workers, seconds, took, timing)
+            cost = self.cost
+            seconds = cost.seconds + cost.transfer
+            grown = grown_window(self.window, workers, seconds, took, timing, cost.size)
             self.limit += grown - self.window
             self.window = grown
             self.taken = 0
