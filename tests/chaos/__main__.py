@@ -15,7 +15,8 @@ from pathlib import Path
 import conftest
 
 from .account import faults
-from .storm import PATIENCE, Storm
+from .storm import HARMLESS, PATIENCE, Storm
+from .tasks import ERRORS
 
 STORM_SECONDS = 5
 
@@ -46,16 +47,20 @@ def main():
 def storm(seconds, seed):
     """Let one storm loose on a pool of its own, chosen by the seed, and return its balance."""
     chance = random.Random(seed)
-    method = conftest.START_METHODS[seed % len(conftest.START_METHODS)]
+    engines = (*conftest.START_METHODS, "threads")
+    method = engines[seed % len(engines)]
     workers = chance.choice((1, 2, 4))
-    options = {"maxtasksperchild": chance.choice((None, None, 500))}
+    limit = chance.choice((None, None, 500))
+    options, errors = {"maxtasksperchild": limit}, tuple(ERRORS)
+    if method == "threads":
+        options, errors = {}, HARMLESS
     print(f"seed {seed}: {method}, {workers} workers, {options}", flush=True)
     faulthandler.dump_traceback_later(seconds + 4 * PATIENCE, exit=True)
     conftest._warm_up(method)
     before = conftest.Footprint.take()
     with tempfile.TemporaryDirectory() as folder:
         pool = conftest.build_pool(method, workers, **options)
-        balance = Storm(seconds, seed).rage(pool, Path(folder) / "log")
+        balance = Storm(seconds, seed, errors=errors).rage(pool, Path(folder) / "log")
     del pool
     gc.collect()
 

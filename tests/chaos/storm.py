@@ -1,7 +1,9 @@
 """Random calls from several threads, while workers are killed and stopped at random."""
 
 import contextlib
+import functools
 import os
+import queue
 import random
 import signal
 import threading
@@ -12,10 +14,13 @@ from typing import NamedTuple
 import motorpool
 
 from .account import Account
-from .tasks import ERRORS, run, run_pair
+from .tasks import ERRORS, close, run, run_pair
 
 PATIENCE = 30
 """Seconds after which what has not come back counts as lost."""
+
+HARMLESS = ("raises",)
+"""The kinds of items that fail without harm to the process that runs them."""
 
 USUAL = ("quick", "quick", "quick", "naps", "computes", "grows")
 
@@ -28,6 +33,12 @@ class Storm(NamedTuple):
     threads: int = 4
     pause: float = 0.05  # between two faults
     kills: float = 0.8  # of the faults; the others are stops
+    errors: tuple[str, ...] = tuple(ERRORS)  # the kinds of items that fail
+
+    @property
+    def is_harmless(self):
+        """Whether the workers are threads, which share the fate of the program."""
+        return self.errors == HARMLESS
 
     def rage(self, pool, log):
         """Use and ill-treat `pool`, end it, and return the balance."""
@@ -35,7 +46,7 @@ class Storm(NamedTuple):
         until = time.monotonic() + self.seconds
         callers = [Caller(self, number, pool, account, until) for number in range(self.threads)]
         harm = Harm(self, pool, account)
-        for thread in (*callers, harm):
+        for thread in callers if self.is_harmless else (*callers, harm):
             thread.start()
         for caller in callers:
             caller.join(max(0, until + PATIENCE - time.monotonic()))
@@ -50,6 +61,8 @@ class Storm(NamedTuple):
         account.close()
         for caller in callers:
             caller.join(PATIENCE)
+        if self.is_harmless:
+            close(account.log)
         balance = account.balance()
         balance["wrong"] += [caller.error for caller in callers if caller.error]
         balance["wrong"] += [stacks] * is_stuck
@@ -96,7 +109,8 @@ class Harm(threading.Thread):
     def stop(self):
         """Do no more harm; who was stopped goes on."""
         self._over.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
 
 
 class Caller(threading.Thread):
@@ -105,6 +119,7 @@ class Caller(threading.Thread):
     def __init__(self, storm, number, pool, account, until):
         super().__init__(daemon=True)
         self._pool, self._account, self._until = pool, account, until
+        self._errors = storm.errors
         self._random = random.Random(f"{storm.seed}/{number}")
         self._called = 0
         self._number = number
@@ -112,7 +127,14 @@ class Caller(threading.Thread):
 
     def run(self):
         """Call until the time is up."""
-        calls = (self._apply, self._apply_async, self._map, self._map_async, self._stream)
+        calls = (
+            self._apply,
+            self._apply_async,
+            self._await_callbacks,
+            self._map,
+            self._map_async,
+            self._stream,
+        )
         try:
             while time.monotonic() < self._until and self._account.is_open:
                 self._random.choice(calls)()
@@ -126,7 +148,7 @@ class Caller(threading.Thread):
         if most > 1 and self._random.random() < 0.05:  # enough of them to be run in bulk
             return self._account.items(["quick"] * 4000)
         return self._account.items(
-            self._random.choice(tuple(ERRORS) if self._random.random() < bad else USUAL)
+            self._random.choice(self._errors if self._random.random() < bad else USUAL)
             for _ in range(self._random.randint(1, most))
         )
 
@@ -142,6 +164,19 @@ class Caller(threading.Thread):
             if isinstance(outcome, motorpool.TimeoutError):
                 self.error = f"item {item.number} hangs:\n{self._pool.stacks()}"
             self._account.settle(item, outcome)
+
+    def _await_callbacks(self):
+        """Wait for no result, so that nobody may be there to drive the pool."""
+        items, outcomes = self._items(40), queue.SimpleQueue()
+        for item in items:
+            told = functools.partial(_told, outcomes, item)
+            self._pool.apply_async(run, (item,), callback=told, error_callback=told)
+        for _ in items:
+            try:
+                self._account.settle(*outcomes.get(timeout=PATIENCE))
+            except queue.Empty:
+                self.error = f"a callback hangs:\n{self._pool.stacks()}"
+                return
 
     def _map(self):
         items, chunksize = self._items(60), self._random.choice((None, None, 1, 7))
@@ -179,6 +214,10 @@ class Caller(threading.Thread):
             self._account.called_back(call)
 
         return {"callback": told, "error_callback": told}
+
+
+def _told(outcomes, item, outcome):
+    outcomes.put((item, outcome))
 
 
 def attempt(call, *arguments):

@@ -63,6 +63,12 @@ def _open(log):
     return os.open(log, os.O_WRONLY | os.O_APPEND)
 
 
+def close(log):
+    """Close the record, where tasks ran in this process."""
+    os.close(_open(log))
+    _open.cache_clear()
+
+
 def _raise(number):
     raise Planned(number)
 
