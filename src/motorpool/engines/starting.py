@@ -114,11 +114,18 @@ class Popen:
     def reap(self, flag: int) -> int | None:
         """Collect the exit code from the system."""
         try:
-            pid, status, usage = os.wait4(self.pid, flag)
+            end = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | flag)
+            if end is None:
+                return None
+            if end.si_status == 0:
+                _, status = os.waitpid(self.pid, 0)
+            else:
+                # It imports a module, for which one that leaves in peace need not wait.
+                _, status, usage = os.wait4(self.pid, 0)
+                self.peak = self.known_peak(usage.ru_maxrss)
         except ChildProcessError:
             return self.reaped_by_others() if self._is_gone() else None
-        self.peak = self.known_peak(usage.ru_maxrss)
-        return os.waitstatus_to_exitcode(status) if pid else None
+        return os.waitstatus_to_exitcode(status)
 
     def reaped_by_others(self) -> int:
         """Take note that nobody can tell the exit code; return what multiprocessing gives then."""
