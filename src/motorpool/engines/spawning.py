@@ -131,6 +131,8 @@ def _spawn(code: str, fds: list[int]) -> int:
     """Run `code` in an interpreter with our options that inherits `fds`; return its pid."""
     executable = os.fsencode(spawn.get_executable())
     options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
+    if sys.version_info >= (3, 11) and not _directory():
+        options.append("-P")  # Without it CPython 3.13.0 looks there when it imports, and fails.
     command = [executable, *(os.fsencode(part) for part in (*options, "-c", code))]
     passed = sorted({fd for fd in fds if fd >= 0})
     pid: int = util.spawnv_passfds(executable, command, passed)
