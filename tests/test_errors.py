@@ -324,6 +324,19 @@ def test_fault_in_the_midst_of_taking_results_leaves_nobody_waiting(
     assert outcome(pool.map_async(workloads.square, range(4))) == [0, 1, 4, 9]
 
 
+def test_fault_as_a_job_ends_leaves_nobody_waiting(make_pool, monkeypatch):
+    """Whoever waits for a job that was about to end when the fault came is told."""
+    pool = make_pool(1)
+    with monkeypatch.context() as patched:
+        patched.setattr("motorpool.results.MapResult.finish", raise_fault)
+        result = pool.map_async(workloads.square, range(4))
+        with pytest.raises((LookupError, motorpool.InternalError)):
+            result.get(DEADLINE)
+
+    assert type(outcome(result)) is motorpool.InternalError
+    assert outcome(pool.map_async(workloads.square, range(4))) == [0, 1, 4, 9]
+
+
 def raise_at_a_loss(handle, books, event):
     """Fail as the end of a worker is told, in place of a method of the pool's."""
     if type(event) is WorkerLost:
@@ -371,6 +384,28 @@ with open_pool() as pool:
 def test_stack_that_is_full_does_the_pool_no_harm(start_script, start_method):
     """A call at the end of the stack raises `RecursionError`; later ones are done."""
     finished = start_script(NEAR_THE_LIMIT, start_method).finish()
+
+    assert finished.returncode == 0, finished.stderr
+
+
+OPENED_DEEP = """
+def call_at(depth, function):
+    return call_at(depth - 1, function) if depth else function()
+
+def descend(_item):
+    return call_at(200, lambda: "done")
+
+pool = call_at(sys.getrecursionlimit() - 100, lambda: open_pool())
+assert pool.map(descend, range(4), 1) == ["done"] * 4
+assert pool.apply(int, ("1",)) == 1
+pool.close()
+pool.join()
+"""
+
+
+def test_pool_that_was_opened_deep_in_a_recursion_has_all_of_the_stack(start_script, engine):
+    """Tasks do not suffer for the depth at which their workers were forked."""
+    finished = start_script(OPENED_DEEP, engine).finish()
 
     assert finished.returncode == 0, finished.stderr
 

@@ -565,47 +565,93 @@ with open_pool() as pool:
     assert eventually(lambda: not script.processes(), SETTLING)
 
 
-INTERRUPTED_OFTEN = """
-import random, signal
+def test_impatient_interrupts_leave_one_traceback(start_script, start_method):
+    """Ctrl-C while workers are being ended because of Ctrl-C kills them, and says no more."""
+    script = start_script(
+        """
+with open_pool() as pool:
+    for number in (1, 2):
+        task = file(str(number)), "ignores SIGTERM"
+        pool.apply_async(workloads.write_pid_and_be_stubborn, task)
+    pool.apply(abs, (1,))
+""",
+        start_method,
+    )
+    assert script.reached("1", "2"), script.finish()
+    for _ in range(3):
+        os.killpg(script.process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    finished = script.finish()
 
+    assert finished.returncode == -signal.SIGINT
+    assert finished.stderr.count("Traceback") == 1
+    assert eventually(lambda: not script.processes(), SETTLING)
+
+
+INTERRUPTED_OFTEN = """
+import faulthandler, random, signal
+
+class Alarm(BaseException):
+    pass
+
+faulthandler.dump_traceback_later(30, exit=True)
 main, is_over, is_armed = threading.main_thread().ident, threading.Event(), False
 
-def raise_once(*_):
+def raise_once(number, _frame):
     global is_armed
     if is_armed:
         is_armed = False
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if number == signal.SIGINT else Alarm
 
 def interrupt():
     moments = random.Random(1)
-    while not is_over.wait(0.003 + 0.01 * moments.random()):
-        signal.pthread_kill(main, signal.SIGINT)
+    while not is_over.is_set():
+        time.sleep(0.0002 + 0.004 * moments.random())
+        signal.pthread_kill(main, moments.choice([signal.SIGINT, signal.SIGALRM]))
 
 signal.signal(signal.SIGINT, raise_once)
+signal.signal(signal.SIGALRM, raise_once)
 with open_pool() as pool:
+    assert pool.map(abs, range(50)) == list(range(50))
     interrupter = threading.Thread(target=interrupt)
     interrupter.start()
-    caught, end = 0, time.monotonic() + 3
+    promised, caught, end = [], 0, time.monotonic() + 3
     while not is_over.is_set():
         try:
-            is_armed = True
             while time.monotonic() < end:
+                is_armed = True
+                promised.append(pool.map_async(abs, range(-50, 0)))
+                promised.append(pool.apply_async(abs, (-1,), callback=str))
                 assert pool.map(abs, range(-50, 0)) == list(range(50, 0, -1))
                 assert pool.apply(abs, (-1,)) == 1
+                assert list(pool.imap(abs, iter(range(9)))) == list(range(9))
                 assert [pool.apply_async(abs, (-n,)).get() for n in range(9)] == list(range(9))
             is_armed = False
             is_over.set()
-        except (KeyboardInterrupt, motorpool.InternalError):
+        except (KeyboardInterrupt, Alarm, motorpool.InternalError):
             caught += 1
     interrupter.join()
     assert caught > 20
+    for result in promised:
+        try:
+            result.get(10)
+        except motorpool.InternalError:
+            pass
     assert pool.map_async(abs, range(9)).get(10) == list(range(9))
+    called = threading.Event()
+    pool.apply_async(abs, (1,), callback=lambda _: called.set())
+    assert called.wait(10)  # though nobody waits for a result
+    limit = time.monotonic() + 10
+    while len(pool._pool) != 2 and time.monotonic() < limit:
+        pool.apply_async(abs, (1,)).get(10)
+    assert len(pool._pool) == 2, pool._pool
+assert not multiprocessing.active_children()
 """
 
 
-def test_interrupts_that_come_at_any_moment_leave_no_lock_taken(start_script, start_method):
+def test_interrupts_that_come_at_any_moment_leave_no_lock_taken(start_script, engine):
     """A program that catches Ctrl-C hundreds of times, amid everything, has its pool still."""
-    finished = start_script(INTERRUPTED_OFTEN, start_method).finish()
+    finished = start_script(INTERRUPTED_OFTEN, engine).finish(2 * DEADLINE)
 
     assert finished.returncode == 0, finished.stderr
 

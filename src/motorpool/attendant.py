@@ -13,6 +13,8 @@ from motorpool.bell import Bell
 from motorpool.log import log
 from motorpool.typed import Any
 
+_THREAD = 0  # the one key of `_running`
+
 
 class Attendant:
     """Calls `visit` whenever `fd` is readable, while it is asked to attend.
@@ -30,7 +32,10 @@ class Attendant:
         self._lock: Any = threading.RLock()
         # Tells whether this thread is here in the midst of something.
         self.is_switching: Callable[[], bool] = self._lock._is_owned  # type: ignore[attr-defined] # noqa: SLF001 - as Condition does
-        self._thread: threading.Thread | None = None
+        # The thread, entered by whoever is first: itself, or its starter, to whom an
+        # interrupt may come meanwhile. One that finds another here leaves; None: there
+        # is to be none.
+        self._running: dict[int, threading.Thread | None] = {}
         self.is_attending = False
         self._is_closed = False
         self._epoll: select.epoll | None = None
@@ -43,30 +48,29 @@ class Attendant:
         with self._lock:
             if self._is_closed:
                 return
-            if self._thread is None and not self._start():
+            if not self._running and not self._start():
                 return
             if not self.is_attending:
-                self.is_attending = True
                 self._switch(select.EPOLLIN)
+                self.is_attending = True
             if now:
                 self._bell.ring()
 
     def _start(self) -> bool:
         """Start the thread; if there is no room for it, only those who wait drive."""
         try:
-            self._epoll = select.epoll()
-            self._epoll.register(self._bell.fd, select.EPOLLIN)
-            self._epoll.register(self._fd, 0)
+            if self._epoll is None:
+                epoll = select.epoll()
+                epoll.register(self._bell.fd, select.EPOLLIN)
+                epoll.register(self._fd, 0)
+                self._epoll = epoll
             thread = threading.Thread(target=self._run, name="motorpool-attendant", daemon=True)
-            self._thread = thread
             thread.start()
         except (OSError, RuntimeError) as error:
-            self._thread = None
-            epoll, self._epoll = self._epoll, None
-            if epoll is not None:
-                epoll.close()
+            self._epoll = None
             log().warning("work goes on only while results are waited for: %s", error)
             return False
+        self._running.setdefault(_THREAD, thread)
         return True
 
     def rest(self) -> None:
@@ -83,6 +87,9 @@ class Attendant:
         self._epoll.modify(self._fd, mask)
 
     def _run(self) -> None:
+        me = threading.current_thread()
+        if self._running.setdefault(_THREAD, me) is not me:
+            return
         epoll = self._epoll
         assert epoll is not None  # noqa: S101 - for the type checker
         timeout: float | None = None
@@ -111,12 +118,11 @@ class Attendant:
         """End the thread, and wait for it unless it is this one."""
         with self._lock:
             self._is_closed = True
-            if self._epoll is None:  # The thread never started, or has left.
-                self._bell.close()
-            thread, self._thread = self._thread, None
+            thread = self._running.setdefault(_THREAD, None)
+            if thread is None:
+                self._release()
             self._bell.ring()
-        # Not alive yet: an interrupt came while it was being started.
-        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+        if thread is not None and thread is not threading.current_thread():
             thread.join()
 
     def _release(self) -> None:

@@ -46,15 +46,18 @@ class CallBatch:
         """Return the results that are not there yet and that nobody waits for any more."""
         return [result for result in self.results() if result.is_abandoned]
 
-    def drop(self, result: AsyncResult[Any]) -> int | None:
-        """Forget a result that is cancelled; return its position, None if it is not here."""
+    def drop(self, index: int) -> None:
+        """Forget a result that was cancelled."""
+        self._results.pop(index, None)
+
+    def place_of(self, result: AsyncResult[Any]) -> int | None:
+        """Return the position of a result, None if it is not here."""
         if self._placed != self.buffer.length:
             self._placed = self.buffer.length
             self._places = {id(result): index for index, result in self._results.items()}
         index = self._places.get(id(result))
         if index is None or self._results.get(index) is not result:
             return None
-        del self._results[index]
         return index
 
     # The input: as a `Feeder`.
@@ -76,15 +79,17 @@ class CallBatch:
         for offset, value in enumerate(values):
             if errors and offset in errors:
                 self.fail(start + offset, errors[offset])
-            elif result := self._results.pop(start + offset, None):  # else it was cancelled
+            elif result := self._results.get(start + offset):  # else it was cancelled
                 result.resolve(value)
+                del self._results[start + offset]
 
     def fail(self, index: int, error: BaseException) -> None:
         """Take a call's exception."""
-        result = self._results.pop(index, None)
+        result = self._results.get(index)
         if result is not None:
             result.fail(0, error)
             result.finish()
+            del self._results[index]
 
     def finish(self) -> None:
         """All is there."""
@@ -95,6 +100,6 @@ class CallBatch:
 
     def fail_all(self, error: BaseException) -> None:
         """End with `error`."""
-        results, self._results = self._results, {}
-        for result in results.values():
+        for result in self.results():
             result.fail_all(anew(error))
+        self._results.clear()

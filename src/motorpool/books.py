@@ -2,6 +2,9 @@
 
 An event goes in, the scheduler answers with commands, and these are carried
 out. All of it with the driver's lock held.
+
+A job is taken off the books after its record has come to its end. So an
+interrupt in between leaves it here, and `reset` fails it: else nobody would.
 """
 
 import time
@@ -109,22 +112,20 @@ class Books:
             cost = Cost()
         return cost
 
-    def remove(self, number: int) -> Job | None:
+    def remove(self, number: int) -> None:
         """Take a job off the books, and end its input."""
-        job = self.jobs.pop(number, None)
         source = self._inputs.pop(number, None)
         if source is not None:
             source.stop()
+        job = self.jobs.pop(number, None)
         if job is not None and self.end is None:
             self.engine.forget(job.function)
-        return job
 
     def fail_all(self, error: BaseException) -> None:
         """Take all jobs off the books; they end with `error`."""
-        for number in list(self.jobs):
-            job = self.remove(number)
-            if job is not None:
-                job.record.fail_all(anew(error))
+        for number, job in list(self.jobs.items()):
+            job.record.fail_all(anew(error))
+            self.remove(number)
 
     def outstanding(self) -> tuple[list[object], int]:
         """Return the results that are not there yet, and how many items wait for a worker."""
@@ -160,10 +161,11 @@ class Books:
 
     def reset(self, error: BaseException) -> None:
         """Fail all jobs, because they may be half on the books, and begin with new workers."""
-        workers = list(self.scheduler.workers)
-        # Their end was told already, perhaps in the very step that came to nothing.
-        gone = [worker for worker in workers if self.engine.look(worker) is None]
-        for worker in workers:
+        # Also those of which the scheduler was not told in the step that came to nothing.
+        living = self.engine.numbers()
+        # The end of others was told already, perhaps in that very step.
+        gone = [worker for worker in self.scheduler.workers if worker not in living]
+        for worker in living:
             self.engine.kill_worker(worker)
         self.fail_all(error)
         self.scheduler = self.scheduler.succeed()
@@ -313,9 +315,10 @@ class Books:
             self.sync_input(number)
 
     def _finish_job(self, command: FinishJob) -> None:
-        job = self.remove(command.job)
+        job = self.jobs.get(command.job)
         if job is not None:
             job.record.finish()
+            self.remove(command.job)
             self._wake()
 
     def _break_pool(self, command: BreakPool) -> None:

@@ -12,7 +12,9 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from io import FileIO
 
+from motorpool.kernel import opened
 from motorpool.messages import ARENA_FILE, ARENA_MOST_REGIONS, ARENA_REGION
 from motorpool.serialization import LARGE_PICKLE, PLAIN, Pickled, dumps, loads
 from motorpool.typed import TYPE_CHECKING, Any
@@ -308,9 +310,9 @@ class Exchange:
         self.sender = Sender(self._fd, 0, self.refused)
         self.receiver = Receiver(self._fd)
 
-    def pass_on(self, stand_in: int) -> int:
+    def pass_on(self, stand_in: int) -> FileIO:
         """Return a descriptor for a worker to inherit and the caller to close."""
-        return os.dup(self._fd if self._fd >= 0 else stand_in)
+        return opened(os.dup, self._fd if self._fd >= 0 else stand_in)
 
     def region_of(self, worker: int) -> int:
         """Return the number of the worker's region, 0 if there is no file."""

@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from motorpool.describe import short_repr
 from motorpool.log import log
 
+_THREAD = 0  # the one key of `_running`
 _Entry = tuple[Callable[..., object], object, Callable[[], None]]
 
 
@@ -16,7 +17,9 @@ class CallbackThread:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Entry | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        # The thread, entered by whoever is first: itself, or its starter, to whom an
+        # interrupt may come meanwhile. One that finds another here leaves.
+        self._running: dict[int, threading.Thread | None] = {}
         # Reentrant: a signal handler may come in between.
         self._lock = threading.RLock()
         # There was no room for the thread: somebody else has to call what waits.
@@ -36,16 +39,17 @@ class CallbackThread:
                 _run_one(self._queue.get_nowait())
 
     def _start(self) -> None:
-        if self._thread is None:
+        running = self._running
+        if not running:
             thread = threading.Thread(
-                target=_run, args=(self._queue,), name="motorpool-callbacks", daemon=True
+                target=_run, args=(self._queue, running), name="motorpool-callbacks", daemon=True
             )
             try:
                 thread.start()
             except RuntimeError:
                 self.is_stranded = True
             else:
-                self._thread = thread
+                running.setdefault(_THREAD, thread)
 
     def is_busy(self) -> bool:
         """Tell whether callbacks wait to be called."""
@@ -53,7 +57,7 @@ class CallbackThread:
 
     def flush(self) -> None:
         """Wait until the callbacks that were put so far have run."""
-        if self._thread is None or self.is_current():
+        if not self._running or self.is_current():
             return
         done = threading.Event()
         self.put(lambda _: None, None, done.set)
@@ -61,20 +65,23 @@ class CallbackThread:
 
     def is_current(self) -> bool:
         """Tell whether this is the callback thread."""
-        return self._thread is not None and threading.current_thread() is self._thread
+        return self._running.get(_THREAD) is threading.current_thread()
 
     def close(self, timeout: float | None) -> None:
         """Wait until all callbacks that were put have run, and end the thread."""
         with self._lock:
-            thread, self._thread = self._thread, None
-        if thread is None:
-            return
-        self._queue.put(None)
-        if thread is not threading.current_thread():
+            thread = self._running.setdefault(_THREAD, None)
+            if thread is not None:
+                self._queue.put(None)
+        if thread is not None and thread is not threading.current_thread():
             thread.join(timeout)
+        self._running = {}
 
 
-def _run(queue: SimpleQueue[_Entry | None]) -> None:
+def _run(queue: SimpleQueue[_Entry | None], running: dict[int, threading.Thread | None]) -> None:
+    me = threading.current_thread()
+    if running.setdefault(_THREAD, me) is not me:
+        return
     while (entry := queue.get()) is not None:
         _run_one(entry)
         del entry

@@ -76,7 +76,7 @@ class Calls:
             batch = job.record
             if not isinstance(batch, CallBatch):
                 continue
-            item = batch.drop(result)
+            item = batch.place_of(result)
             if item is not None:
                 self._books.sync_input(number)
                 self._books.handle(JobCancelled(number, kill=True, item=item))
@@ -84,6 +84,7 @@ class Calls:
                     result.give_up(error)
                 else:
                     result.fail_all(error)
+                batch.drop(item)
                 self._books.close_if_dry(number, batch)
                 return True
         return False
@@ -146,18 +147,19 @@ class Calls:
 
     def enter_direct(self) -> None:
         """Put the direct call, if there is one, on the books."""
-        call, self.direct = self.direct, None
+        call = self.direct
         if call is None:
             return
         job = self._books.add(call.result, call.function, call.items)
         event = JobSubmitted(job, 1, None, self._books.cost_of(call.function.func))
         self._books.scheduler.enter(event, call.worker, call.number, call.began)
+        self.direct = None
 
     def fail_direct(self, error: BaseException) -> None:
         """End the direct call, if there is one, with `error`."""
-        call, self.direct = self.direct, None
-        if call is not None and not call.result.ready():
-            call.result.fail_all(error)
+        if self.direct is not None:
+            self.direct.result.fail_all(error)
+            self.direct = None
 
     # The batch.
 

@@ -26,6 +26,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 from motorpool.books import Books, Step
 from motorpool.callbacks import CallbackThread
@@ -396,6 +397,10 @@ class Driver:
 
     def consumed(self, job: int, count: int, *, starved: bool) -> None:
         """Take note that an iterator took `count` results."""
+        self._consumed(job, count, starved=starved)
+        self._settle()
+
+    def _consumed(self, job: int, count: int, *, starved: bool) -> None:
         with self._lock, self._step:
             if job in self._books.jobs and not self.is_ended:
                 self._books.sync_input(job)
@@ -403,7 +408,6 @@ class Driver:
                 feeder = self._books.input_of(job)
                 if type(feeder) is Feeder:
                     feeder.allow(self._books.scheduler.room(job))
-        self._settle()
 
     def abandon(self, job: int) -> None:
         """Take note, from a garbage collection perhaps, that nobody wants a job's results."""
@@ -430,10 +434,11 @@ class Driver:
     def cancel(self, number: int, error: BaseException, *, kill: bool) -> None:
         """End a job with `error`; `kill`: also what is being run of it."""
         with self._lock, self._step:
-            job = self._books.remove(number)
+            job = self._books.jobs.get(number)
             if job is not None and not self.is_ended:
                 self._books.handle(JobCancelled(number, kill))
                 job.record.fail_all(error)
+                self._books.remove(number)
         self._turns.wake()
 
     def cancel_record(self, record: Record, error: BaseException) -> None:
@@ -458,11 +463,12 @@ class Driver:
 
     def _stop(self, number: int, error: BaseException) -> bool:
         with self._lock, self._step:
-            job = self._books.remove(number)
+            job = self._books.jobs.get(number)
             if job is None or self.is_ended:
                 return False
             self._books.handle(JobCancelled(number, kill=True))
             job.record.give_up(error)
+            self._books.remove(number)
         self._turns.wake()
         return True
 
@@ -483,20 +489,23 @@ class Driver:
                 record.fail_all(refusal)
         while self._books.dropped:
             try:
-                number, error = self._books.dropped.popleft()
+                entry = number, error = self._books.dropped[0]
             except IndexError:
                 return
             if error is not None:
                 self._stop(number, error)
             else:
                 self._let_go_of(number)
+            # Only now: an interrupt may have come before. Another thread may have done the same.
+            with suppress(ValueError):
+                self._books.dropped.remove(entry)
 
     def _let_go_of(self, number: int) -> None:
         """Cancel a stream whose iterator is gone, unless it was meant to be run and not read."""
         job = self._books.jobs.get(number)
         if job is not None and isinstance(job.record, Stream) and not job.record.is_read:
             job.record.discard()
-            self.run_ahead(number)
+            self._consumed(number, _ALL, starved=False)
         else:
             self.cancel(number, unwanted(), kill=False)
 
@@ -582,7 +591,8 @@ class Driver:
 
     def _reset(self, error: BaseException) -> None:
         """Close books that may be half written, and open new ones."""
-        if self.is_ended:
+        if self._books.end is not None:
+            self._books.break_down(self._books.end)
             return
         broken = InternalError(f"work was interrupted in the middle of a step: {error!r}")
         broken.__cause__ = error

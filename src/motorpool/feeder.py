@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from itertools import count
+from queue import SimpleQueue
 from sys import getrefcount
 
 from motorpool.buffers import taker
@@ -122,7 +123,9 @@ class Feeder:
         self._told = 0
         self._is_open = True
         self._is_stopped = False
-        self._room = threading.Event()
+        # Has something in it if there may be room. An Event would keep its lock for
+        # ever if an interrupt came as it is set.
+        self._room: SimpleQueue[None] = SimpleQueue()
 
     def start(self) -> None:
         """Begin to read."""
@@ -133,12 +136,16 @@ class Feeder:
         """Allow so many items in all."""
         if total > self._allowed:
             self._allowed = total
-            self._room.set()
+            self._tell()
 
     def stop(self) -> None:
         """Read no more."""
         self._is_stopped = True
-        self._room.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._room.empty():
+            self._room.put(None)
 
     def news(self) -> tuple[bool, int]:
         """Return whether more may come, and how many items came since the last call."""
@@ -165,9 +172,7 @@ class Feeder:
         source = iter(self._source)
         while not self._is_stopped:
             if buffer.length >= self._allowed:
-                self._room.clear()
-                if buffer.length >= self._allowed and not self._is_stopped:
-                    self._room.wait()
+                self._room.get()
                 continue
             try:
                 item = next(source)

@@ -7,6 +7,7 @@ that is the fault of one item. Ctrl-C, or a handler of SIGTERM that calls
 
 import signal
 import threading
+from contextlib import suppress
 from types import CodeType
 
 
@@ -26,6 +27,11 @@ def pass_on_interrupt(error: BaseException) -> None:
         if traceback.tb_frame.f_code in codes:
             raise error
         traceback = traceback.tb_next
+
+
+def once(error: BaseException | None) -> suppress:
+    """Return a context that drops a Ctrl-C if `error`, which is on its way already, is another."""
+    return suppress(*((KeyboardInterrupt,) if isinstance(error, KeyboardInterrupt) else ()))
 
 
 def _code_of(handler: object) -> CodeType | None:

@@ -112,6 +112,8 @@ class Stream:
 
     def fail_all(self, error: BaseException) -> None:
         """End with `error` after what is ready."""
+        if self.is_complete:
+            return
         self._end_error = error
         self.is_complete = True
         self._let_go()

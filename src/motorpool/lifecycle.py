@@ -12,6 +12,7 @@ from types import TracebackType
 
 from motorpool.driver import Driver
 from motorpool.engines.base import Abilities
+from motorpool.interrupts import once
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -164,14 +165,16 @@ class Lifecycle(multiprocessing.pool.Pool):
     ) -> None:
         """Finish what was submitted; after an exception, cancel it."""
         if exc_type is not None or self._state == TERMINATE:
-            self.terminate()
+            with once(exc_val):
+                self.terminate()
             return
         try:
             self._driver.finish()
             self.close()
             self.join()
-        except BaseException:
-            self.terminate()
+        except BaseException as error:
+            with once(error):
+                self.terminate()
             raise
 
     def __del__(

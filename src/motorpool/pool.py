@@ -20,6 +20,7 @@ from motorpool.checks import (
 )
 from motorpool.driver import Driver
 from motorpool.engines.choose import Request, check_timeout, choose, make_engine
+from motorpool.interrupts import once
 from motorpool.iterators import IMapIterator, IMapUnorderedIterator
 from motorpool.lifecycle import Lifecycle
 from motorpool.messages import CALL_ARGUMENTS, CALL_ITEM, CALL_STAR, Control
@@ -278,7 +279,8 @@ class Pool(Lifecycle):
         except BaseException as error:
             # Nobody can ever ask for the rest after, say, Ctrl-C.
             if not result.ready():
-                self._driver.cancel_record(result, error)
+                with once(error):
+                    self._driver.cancel_record(result, error)
             raise
 
     def map_async(
@@ -442,15 +444,20 @@ class Pool(Lifecycle):
         check_callable(func)
         chunksize = check_chunksize(chunksize)
         self._driver.check_open()
+        stream = iterator.stream
+        submit: Callable[..., int] = self._driver.submit
         if type(iterable) in (list, tuple, range):
             items = list(iterable) if type(iterable) is list else iterable
-            job = self._driver.submit(iterator.stream, func, CALL_ITEM, items, chunksize, control)
         else:
-            source = iter(iterable)
-            job = self._driver.submit_stream(
-                iterator.stream, func, CALL_ITEM, source, chunksize, control
-            )
-        iterator.start(job)
+            items, submit = iter(iterable), self._driver.submit_stream
+        try:
+            iterator.start(submit(stream, func, CALL_ITEM, items, chunksize, control))
+        except BaseException as error:
+            # Nobody can ever read it after, say, Ctrl-C.
+            if stream.job >= 0:
+                with once(error):
+                    self._driver.cancel_record(stream, error)
+            raise
 
 
 class ThreadPool(Pool, multiprocessing.pool.ThreadPool):

@@ -311,6 +311,8 @@ class AsyncResult(multiprocessing.pool.AsyncResult, Generic[R]):  # type: ignore
 
     def fail_all(self, error: BaseException) -> None:
         """End with `error`, whatever is there already, and call nobody back."""
+        if self._is_ready:  # An interrupt came before it was off the books.
+            return
         self._error = error
         if _is_news(error):
             self._unseen = Unseen(error)

@@ -7,10 +7,12 @@ and work is outstanding, the attendant thread drives.
 
 Guarantees
 ----------
-- The lock `_driving` is held by the thread that polls, which may sleep with it.
-  Nobody waits for it.
+- One thread polls, and may sleep meanwhile: the one that `_driving` names. Who
+  finds another there does not wait for its end.
 - A signal handler that waits for a result in the midst of a poll drives itself:
   the poll below it goes on afterwards.
+- A thread that an interrupt drives out names itself no more, and somebody else
+  goes on. A lock would stay taken if it came right after its `acquire`.
 """
 
 import threading
@@ -18,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from threading import current_thread, get_ident, main_thread
+from threading import get_ident
 
 from motorpool.attendant import Attendant
 from motorpool.engines.base import Engine
@@ -26,6 +28,7 @@ from motorpool.typed import Any, Protocol
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5
+_DRIVER = 0  # the one key of `Turns._driving`
 
 
 class Work(Protocol):
@@ -47,14 +50,15 @@ class Turns:
     def __init__(self, work: Work, engine: Engine) -> None:
         self._work = work
         self._engine = engine
-        self._driving = threading.Lock()
-        self._driver = 0  # the thread that holds it
+        # The thread that polls. Its name is entered, and read, in one go of C.
+        self._driving: dict[int, int] = {}
+        self._is_cut = False  # An exception has ended a poll: what it found may be told nowhere.
         self._sleepers: deque[Any] = deque()
         self._released: deque[object] = deque()
         # Drops a reference to the pool, perhaps the last, at a moment when no lock is held.
         self.let_go = self._released.append
         self.drop_released = self._released.clear
-        self.is_driven = self._driving.locked
+        self.is_driven: Callable[[], int] = self._driving.__len__
         self._attendant = Attendant(engine.fileno(), self._attend, self.attend_if_needed)
         self.is_switching = self._attendant.is_switching
 
@@ -62,46 +66,51 @@ class Turns:
 
     def wait_until(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive, or sleep while another thread does, until `is_done()` or the deadline."""
-        has_slept = False
-        while True:
-            if self._driving.acquire(False):
-                try:
-                    self._driver = get_ident()
+        me = get_ident()
+        if self._driving.get(_DRIVER) == me:
+            return self._drive_within(is_done, deadline)
+        try:
+            while True:
+                if self._driving.setdefault(_DRIVER, me) == me:
                     self._attendant.rest()
                     return self._drive(is_done, deadline)
-                finally:
-                    self._driver = 0
-                    self._driving.release()
-                    self._hand_over()
-            if is_done():
-                return True
-            if self._drives_below(has_slept=has_slept):
-                return self._drive_within(is_done, deadline)
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
-            self._sleep(is_done, deadline)
-            has_slept = True
+                if is_done():
+                    return True
+                if deadline is not None and time.monotonic() >= deadline:
+                    return False
+                self._sleep(is_done, deadline)
+        except BaseException:
+            self._is_cut = True
+            raise
+        finally:
+            try:
+                self._leave(me)
+            except BaseException:
+                self._is_cut = True
+                self._leave(me)
+                raise
 
     def take_turns(self, is_due: Callable[[], bool]) -> None:
-        """Take turns as long as they are due, if nobody else drives."""
-        if self._driving.acquire(False):
-            try:
-                self._driver = get_ident()
+        """Take turns as long as they are due, if nobody drives."""
+        if self._driving:
+            return
+        me = get_ident()
+        try:
+            if self._driving.setdefault(_DRIVER, me) == me:
                 if self._attendant.is_attending:
                     self._attendant.rest()
                 while is_due():
                     self._work.turn(MOST_SECONDS)
-            finally:
-                self._driver = 0
-                self._driving.release()
-                self._hand_over()
-
-    def _drives_below(self, *, has_slept: bool) -> bool:
-        """Tell whether this is a signal handler that interrupted the thread that drives."""
-        if self._driver:
-            return self._driver == get_ident()
-        # It has just taken the lock, or is about to release it. No other thread takes that long.
-        return has_slept and self._driving.locked() and current_thread() is main_thread()
+        except BaseException:
+            self._is_cut = True
+            raise
+        finally:
+            try:
+                self._leave(me)
+            except BaseException:
+                self._is_cut = True
+                self._leave(me)
+                raise
 
     def _drive_within(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive in a signal handler that came while this thread was driving."""
@@ -134,18 +143,29 @@ class Turns:
         sleeper = threading.Lock()
         sleeper.acquire()
         self._sleepers.append(sleeper)
-        # The driving thread may have finished between the caller's look and this
-        # one; it would not have seen the sleeper.
-        if not is_done() and self._driving.locked():
-            sleeper.acquire(timeout=max(self._patience(time.monotonic(), deadline), 0.001))
-        with suppress(ValueError):
-            self._sleepers.remove(sleeper)
+        try:
+            # The driving thread may have finished between the caller's look and this
+            # one; it would not have seen the sleeper.
+            if not is_done() and self._driving:
+                sleeper.acquire(timeout=max(self._patience(time.monotonic(), deadline), 0.001))
+        finally:
+            with suppress(ValueError):
+                self._sleepers.remove(sleeper)
+
+    def _leave(self, me: int) -> None:
+        """Have others go on if this thread was driving, or was cut short as it waited."""
+        if self._driving.get(_DRIVER) == me:
+            del self._driving[_DRIVER]
+        elif not self._is_cut:
+            return
+        self._hand_over()
 
     def _hand_over(self) -> None:
         if self._sleepers:
             self.wake_sleepers()
         elif self._work.has_work():
             self.attend_if_needed()
+        self._is_cut = False
         self._released.clear()
 
     # Others.
@@ -166,7 +186,7 @@ class Turns:
 
     def wake_driving(self) -> None:
         """Have the thread that polls, if there is one, look again."""
-        if self._driving.locked():
+        if self._driving:
             self._engine.wake()
 
     # The attendant.
@@ -177,20 +197,19 @@ class Turns:
 
     def attend_if_needed(self) -> None:
         """Have the attendant drive if there is work and nobody does."""
-        if self._work.has_work() and not self._driving.locked():
-            self._attendant.attend(now=self._work.wake_at() is not None)
+        if self._work.has_work() and not self._driving:
+            self._attendant.attend(now=self._is_cut or self._work.wake_at() is not None)
 
     def _attend(self) -> float | None:
         """Handle what there is without waiting; return when to come again, None for never."""
-        if not self._driving.acquire(blocking=False):
+        me = get_ident()
+        if self._driving.setdefault(_DRIVER, me) != me:
             return None
         try:
-            self._driver = get_ident()
             self._work.turn(0.0)
             return self._patience(time.monotonic(), None) if self._work.has_work() else None
         finally:
-            self._driver = 0
-            self._driving.release()
+            del self._driving[_DRIVER]
             self.wake_sleepers()
             self._released.clear()
 
@@ -200,11 +219,14 @@ class Turns:
         """Have all threads leave, then call `close`: nobody polls what it closes."""
         self.wake()
         self._attendant.close()
+        me = get_ident()
         # In a signal handler, or a finalizer, this thread may be the one that drives.
-        patience = 0.0 if self._driver == get_ident() else 1.0
-        is_driving = self._driving.acquire(timeout=patience)
+        is_below = self._driving.get(_DRIVER) == me
+        until = time.monotonic() + 1.0
         try:
+            while self._driving.setdefault(_DRIVER, me) != me and time.monotonic() < until:
+                time.sleep(0.0005)
             close()
         finally:
-            if is_driving:
-                self._driving.release()
+            if not is_below and self._driving.get(_DRIVER) == me:
+                del self._driving[_DRIVER]

@@ -99,6 +99,9 @@ class Engine(Protocol):
     def workers(self) -> Sequence[Any]:
         """The workers, as threads or processes."""
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of the workers."""
+
     def prepare(self, func: Callable[..., Any], style: int) -> Function:
         """Return `func` ready to be sent; raises NotPicklableError if it cannot be."""
 

@@ -96,7 +96,7 @@ class ExecutorEngine(RemoteEngine):
             executor.shutdown(wait=patience > 0)
 
     def _cancel(self, task: Task) -> bool:
-        if not self._can_cancel:
+        if not self._can_cancel or task.future is None:  # None: an interrupt came as it was made
             return False
         try:
             return bool(task.future.cancel())

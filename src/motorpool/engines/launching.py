@@ -1,13 +1,15 @@
 """Give a worker process its channel, its page of shared memory and its set-up, and start it."""
 
-import os
-import socket
+# Of C: they close when nobody refers to them, and an interrupt cannot come in between.
+from _socket import socket, socketpair
 from multiprocessing import process
 from multiprocessing.context import BaseContext
 
 from motorpool.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from motorpool.engines.stacks import Target
 
 from motorpool.buffers import Exchange
@@ -25,12 +27,18 @@ class WorkerProcess:
     """The parent's side of one worker process."""
 
     def __init__(
-        self, number: int, handle: process.BaseProcess, popen: starting.Popen, fd: int, page: int
+        self,
+        number: int,
+        handle: process.BaseProcess,
+        popen: starting.Popen,
+        channel: socket,
+        page: int,
     ) -> None:
         self.number = number
         self.process = handle
         self.popen = popen
-        self.fd = fd
+        self.channel = channel
+        self.fd = fd = channel.fileno()
         self.page = pages.Page(page)
         self.reader = FrameReader(fd)
         self.writer = FrameWriter(fd)
@@ -43,6 +51,10 @@ class WorkerProcess:
         self.gauge: Any = None
         self.suspect: tuple[int, int] | None = None
         self.overrun = 0
+
+    def close(self) -> None:
+        """Close the channel. Idempotent."""
+        self.channel.close()
 
     def stack_target(self) -> "Target":
         """Return how to ask for its stacks."""
@@ -80,31 +92,40 @@ class Launcher:
         handle.name = handle.name.replace("Process", "PoolWorker")
         handle.daemon = True
         known = Known(inherited_by_fork()) if self._method == "fork" else Known()
-        ours, theirs = socket.socketpair()
-        page = -1
+        popen = self._new_popen()
+        ours, theirs = socketpair()
+        page: FileIO | None = None
         try:
-            page = pages.make(*self._limits)
-            ours.setblocking(False)
-            arena = self._exchange.pass_on(page)
             try:
-                fds = starting.Fds(theirs.fileno(), page, arena)
-                payload = self._start(handle, fds, number, known)
+                page = pages.make(*self._limits)
+                ours.setblocking(False)
+                with self._exchange.pass_on(page.fileno()) as arena:
+                    fds = starting.Fds(theirs.fileno(), page.fileno(), arena.fileno())
+                    region = self._exchange.region_of(number)
+                    payload = self._start(handle, popen, fds, region, known)
+                worker = WorkerProcess(number, handle, popen, ours, page.fileno())
             finally:
-                os.close(arena)
-            worker = self._adopt(number, handle, ours, page)
+                theirs.close()
+                if page is not None:
+                    page.close()
         except BaseException:
+            popen.give_up()  # At an interrupt it may have begun.
             ours.close()
             raise
-        finally:
-            theirs.close()
-            if page >= 0:
-                os.close(page)
         worker.known = known
         return worker, payload
 
-    def _start(self, handle: Any, fds: starting.Fds, number: int, known: Known) -> bytes | None:
+    def _new_popen(self) -> starting.Popen:
+        if self._method == "fork":
+            return starting.Popen()
+        from motorpool.engines.spawning import ServedPopen, SpawnedPopen
+
+        return SpawnedPopen() if self._method == "spawn" else ServedPopen()
+
+    def _start(
+        self, handle: Any, popen: Any, fds: starting.Fds, region: int, known: Known
+    ) -> bytes | None:
         """Start the process; return the set-up to send, None if it has it."""
-        region = self._exchange.region_of(number)
         made: list[Any] = []
 
         def set_up() -> bytes:
@@ -112,22 +133,22 @@ class Launcher:
 
         def make(_handle: object) -> starting.Popen:
             if self._method == "fork":
-                made.append(starting.start_by_fork(handle, fds, self._initializer, region))
+                starting.start_by_fork(handle, popen, fds, self._initializer, region)
                 made.append(None)
             else:
                 from motorpool.engines.spawning import start_by_server, start_by_spawn
 
                 start = start_by_spawn if self._method == "spawn" else start_by_server
-                made.extend(start(handle, fds, set_up))
-            popen: starting.Popen = made[0]
-            return popen
+                made.append(start(popen, fds, set_up))
+            started: starting.Popen = popen
+            return started
 
         handle._Popen = make  # noqa: SLF001 - multiprocessing's own hook for start methods
         starting.start(handle)
         if not made:
             msg = f"{type(handle).__qualname__}.start() of the context started no process"
             raise TypeError(msg)
-        payload: bytes | None = made[1]
+        payload: bytes | None = made[0]
         return payload
 
     def _set_up(self, handle: process.BaseProcess, region: int, known: Known) -> bytes:
@@ -139,14 +160,3 @@ class Launcher:
             initializer, roots, _ = self._functions.pickle(self._initializer, "the initializer")
             definitions = self._definitions.pack_setup_for(known, roots)
         return dumps(Setup(identity, definitions, initializer, region))
-
-    def _adopt(self, number: int, handle: Any, channel: socket.socket, page: int) -> WorkerProcess:
-        """Return the parent's side of a process that was started."""
-        popen: starting.Popen = handle._popen  # noqa: SLF001 - ours, see `_start`
-        try:
-            worker = WorkerProcess(number, handle, popen, channel.fileno(), page)
-        except BaseException:
-            popen.give_up()
-            raise
-        channel.detach()
-        return worker

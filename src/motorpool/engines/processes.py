@@ -159,6 +159,10 @@ class ProcessEngine:
         """The worker processes, as `multiprocessing.Process` objects."""
         return [worker.process for worker in list(self._workers.values())]
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of the workers."""
+        return list(self._workers)
+
     @property
     def capacity(self) -> int:
         """The CPUs that this process may use."""
@@ -195,10 +199,16 @@ class ProcessEngine:
         self._workers[number] = worker
         self._by_fd[worker.fd] = worker
         self._by_sentinel[worker.popen.sentinel] = worker
-        self._epoll.register(worker.fd, select.EPOLLIN)
-        self._epoll.register(worker.popen.sentinel, select.EPOLLIN)
-        if setup is not None:
-            self._send(worker, SETUP, payload=setup)
+        try:
+            self._epoll.register(worker.fd, select.EPOLLIN)
+            self._epoll.register(worker.popen.sentinel, select.EPOLLIN)
+            if setup is not None:
+                self._send(worker, SETUP, payload=setup)
+        except BaseException:  # Nobody would be told of its end.
+            worker.popen.kill()
+            worker.popen.wait()
+            self._drop(worker)
+            raise
         return number
 
     # Sending.
@@ -512,16 +522,21 @@ class ProcessEngine:
         return Memory(worker.popen.peak, worker.overrun, self._limits.memory, killed_by_kernel)
 
     def _drop(self, worker: WorkerProcess) -> None:
-        # In this order an interrupt in between has it told again that the worker ended,
-        # perhaps, but never closes a descriptor twice.
-        self._workers.pop(worker.number, None)
+        try:
+            self._let_go_of(worker)
+        except BaseException:  # An interrupt. What is done already is not done again.
+            self._let_go_of(worker)
+            raise
+
+    def _let_go_of(self, worker: WorkerProcess) -> None:
         self._unwatch(self._by_sentinel, worker.popen.sentinel)
         self._unwatch(self._by_fd, worker.fd)
-        os.close(worker.fd)
+        worker.close()
         worker.process.join()
         worker.popen.close()
         worker.page.close()
         self._exchange.lost(worker.number)
+        self._workers.pop(worker.number, None)
 
     def _unwatch(self, watched: dict[int, WorkerProcess], fd: int) -> None:
         if fd in watched:
@@ -535,22 +550,26 @@ class ProcessEngine:
             return
         if self._watch is not None and self._pid == os.getpid():
             self._watch.close()
-        if self._pid == os.getpid():
-            workers = list(self._workers.values())
-            for worker in workers:
-                if patience:
-                    self._stop(worker)
-                else:
-                    worker.popen.terminate()
-            self._await_end(time.monotonic() + max(patience, TERM_SECONDS))
-            for worker in list(self._workers.values()):
+        try:
+            if self._pid == os.getpid():
+                self._ask_to_leave(patience)
+        finally:  # At another Ctrl-C there is no more patience.
+            for worker in list(self._workers.values()) if self._pid == os.getpid() else ():
                 worker.popen.kill()
                 worker.popen.wait()
                 self._drop(worker)
-        self._is_closed = True
-        self._exchange.close()
-        self._epoll.close()
-        self._bell.close()
+            self._is_closed = True
+            self._exchange.close()
+            self._epoll.close()
+            self._bell.close()
+
+    def _ask_to_leave(self, patience: float) -> None:
+        for worker in list(self._workers.values()):
+            if patience:
+                self._stop(worker)
+            else:
+                worker.popen.terminate()
+        self._await_end(time.monotonic() + max(patience, TERM_SECONDS))
 
     def _await_end(self, deadline: float) -> None:
         """Serve the workers, which may still ask for names, until all have left."""
@@ -565,7 +584,7 @@ class ProcessEngine:
         for worker in self._workers.values():
             # Else multiprocessing would wait for it when the child exits.
             process._children.discard(worker.process)  # type: ignore[attr-defined] # noqa: SLF001
-            os.close(worker.fd)
+            worker.close()
             worker.popen.forget()
         self._workers.clear()
         self._exchange.forget()

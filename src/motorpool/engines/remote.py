@@ -269,6 +269,10 @@ class RemoteEngine(ABC):
         """The slots."""
         return list(self._slots.values())
 
+    def numbers(self) -> list[int]:
+        """Return the numbers of the slots."""
+        return list(self._slots)
+
     def start_worker(self) -> int:
         """Open a slot and return its number."""
         slot = Slot(next(self._numbers))

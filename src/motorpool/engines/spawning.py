@@ -65,10 +65,8 @@ class ServedPopen(SpawnedPopen):
         return self.reaped_by_others() if code is None else code
 
 
-def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
-    """Start a bare interpreter that runs `work`; return it and its set-up."""
-    del worker
-    popen = SpawnedPopen()
+def start_by_spawn(popen: SpawnedPopen, fds: Fds, set_up: SetUp) -> bytes:
+    """Start a bare interpreter that runs `work`; return its set-up."""
     payload = _with_spawning(popen, set_up)
     lifeline = LIFELINE.reading_end()
     tracker = tracker_fd()
@@ -79,17 +77,15 @@ def start_by_spawn(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tupl
         popen.begun(_spawn(code, [*fds, lifeline, tracker, *popen.inherited]))
     finally:
         pthread_sigmask(SIG_SETMASK, mask)
-    return popen, payload
+    return payload
 
 
-def start_by_server(worker: process.BaseProcess, fds: Fds, set_up: SetUp) -> tuple[Popen, bytes]:
-    """Have the fork server fork a worker; return it and its set-up."""
-    del worker
-    popen = ServedPopen()
+def start_by_server(popen: SpawnedPopen, fds: Fds, set_up: SetUp) -> bytes:
+    """Have the fork server fork a worker; return its set-up."""
     payload = _with_spawning(popen, set_up)
     passed = [*fds, LIFELINE.reading_end(), *popen.inherited]
     popen.begun(_SERVER.start(passed, _launch_server))
-    return popen, payload
+    return payload
 
 
 def _with_spawning(popen: Popen, set_up: SetUp) -> bytes:

@@ -20,13 +20,17 @@ from _signal import (  # type: ignore[import-not-found] # `signal` makes enums o
 )
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import starmap
 from multiprocessing import process, util
 from multiprocessing.connection import wait as wait_for
 
-from motorpool.kernel import read
-from motorpool.typed import NamedTuple
+from motorpool.kernel import opened, read
+from motorpool.typed import TYPE_CHECKING, NamedTuple
 from motorpool.worker.main import Setup, work
 from motorpool.worker.threads import is_bare
+
+if TYPE_CHECKING:
+    from io import FileIO
 
 # A worker is deaf to them until it has its own handlers.
 UNTIL_STARTED = (signal.SIGINT, signal.SIGTERM)
@@ -76,6 +80,8 @@ class Popen:
 
     def __init__(self) -> None:
         self.pid = 0
+        self.forked: list[int] = []  # the same, from the moment on when there is one
+        self._watch: FileIO | None = None
         self.sentinel = -1
         self.returncode: int | None = None
         self.fault: OSError | None = None  # why its exit code is not known
@@ -87,22 +93,23 @@ class Popen:
     def begun(self, pid: int) -> None:
         """Take note of the process's number, and watch it."""
         self.pid = pid
-        try:
-            self.sentinel = os.pidfd_open(pid)
-        except OSError:  # There are no more descriptors.
-            os.kill(pid, signal.SIGKILL)
-            self.reap_unwatched()
-            raise
+        self._watch = opened(os.pidfd_open, pid)
+        self.sentinel = self._watch.fileno()
 
     def reap_unwatched(self) -> None:
         """Collect the exit code of a process that was killed and is not watched."""
         os.waitpid(self.pid, 0)
 
     def give_up(self) -> None:
-        """End a process that cannot be used."""
-        self.kill()
-        self.wait()
-        self.close()
+        """End a process that cannot be used, if it has begun."""
+        self.pid = self.pid or sum(self.forked)
+        if self.sentinel >= 0:
+            self.kill()
+            self.wait()
+            self.close()
+        elif self.pid:  # There are no more descriptors, for instance.
+            os.kill(self.pid, signal.SIGKILL)
+            self.reap_unwatched()
 
     def poll(self, flag: int = os.WNOHANG) -> int | None:
         """Return the exit code, None while it runs."""
@@ -198,28 +205,30 @@ class Popen:
     def close(self) -> None:
         """Stop watching the process."""
         with self._lock:
-            fd, self.sentinel = self.sentinel, -1
-            if fd >= 0:
-                os.close(fd)
+            self.sentinel = -1
+            if self._watch is not None:
+                self._watch.close()
 
 
 # A forked process of multiprocessing runs what was registered in it since 3.13.
 _RUNS_ATEXIT = sys.version_info >= (3, 13)
 
 
-def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object, region: int) -> Popen:
+def start_by_fork(
+    worker: process.BaseProcess, popen: Popen, fds: Fds, initializer: object, region: int
+) -> None:
     """Fork a worker that runs `work`; it has all that this process has."""
-    popen = Popen()
     lifeline = LIFELINE.reading_end()
     setup = Setup(None, None, None, region, is_bare())  # All else is inherited.
     util._flush_std_streams()  # type: ignore[attr-defined] # noqa: SLF001 - as multiprocessing's Popen
     mask = pthread_sigmask(SIG_BLOCK, UNTIL_STARTED)
     try:
-        pid = _fork()
-        if pid == 0:
+        _fork(popen.forked)
+        if popen.forked == [0]:
             code = 1
             try:
                 _age_objects()
+                _make_room_on_the_stack()
                 if _RUNS_ATEXIT:
                     atexit._clear()  # noqa: SLF001 - what is registered there is the parent's
                 worker._target = lambda: work(*fds, lifeline, -1, initializer, setup)  # type: ignore[attr-defined] # noqa: SLF001
@@ -231,18 +240,23 @@ def start_by_fork(worker: process.BaseProcess, fds: Fds, initializer: object, re
                 os._exit(code)
     finally:
         pthread_sigmask(SIG_SETMASK, mask)
-    popen.begun(pid)
-    return popen
+    popen.begun(popen.forked[0])
 
 
-def _fork() -> int:
+def _fork(found: list[int]) -> None:
+    """Fork, and put what that returns into `found`.
+
+    In one go of C: an interrupt right after it leaves no process that nobody knows of.
+    """
+    forked = starmap(os.fork, ((),))
     if sys.version_info < (3, 12):
-        return os.fork()
+        found.extend(forked)
+        return
     with warnings.catch_warnings():
         # It warns if there are threads. A worker runs none of their code,
         # and the locks they may hold are the program's, as with any fork.
         warnings.simplefilter("ignore", DeprecationWarning)
-        return os.fork()
+        found.extend(forked)
 
 
 def _age_objects() -> None:
@@ -254,6 +268,16 @@ def _age_objects() -> None:
     if not gc.get_freeze_count():  # else the program has seen to it
         gc.freeze()
         gc.unfreeze()
+
+
+def _make_room_on_the_stack() -> None:
+    """Leave tasks as much of the stack as if the pool were not used deep in a recursion."""
+    depth, frame = 0, sys._getframe()  # noqa: SLF001 - what there is for this
+    while frame is not None:
+        depth, frame = depth + 1, frame.f_back  # type: ignore[assignment]
+    limit = sys.getrecursionlimit()
+    if depth > limit // 4:
+        sys.setrecursionlimit(limit + depth)
 
 
 def start(worker: process.BaseProcess) -> None:

@@ -51,6 +51,7 @@ _NAMES = count(1)
 # A bulk run starts after so many items and is as long as all before it: no results
 # have to be saved from the death of one thread, as for processes.
 _BULK_AFTER = 32
+_BLOCKING = (True,)  # the first argument of `get`
 
 # What a worker is sent: a chunk, its function, its items and its budget; or a call as
 # its chunk's number, its function and the one item; or None, to leave.
@@ -159,6 +160,8 @@ class ThreadEngine:
         self._functions = 0
         # What has happened; None if somebody is merely to wake up.
         self._outbox: SimpleQueue[Event | StartFailed | None] = SimpleQueue()
+        # What `wait` has taken out of it and `collect` has not.
+        self._taken: list[Event | StartFailed | None] = []
         # Rung for who does not wait at the outbox, but for `fileno`.
         self._bell = Bell()
         self._is_awaited = False
@@ -171,6 +174,10 @@ class ThreadEngine:
     def workers(self) -> list[threading.Thread]:
         """The worker threads."""
         return [worker.thread for worker in list(self._workers.values())]
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the workers."""
+        return list(self._workers)
 
     @property
     def capacity(self) -> int:
@@ -194,11 +201,17 @@ class ThreadEngine:
         worker.thread = threading.Thread(
             target=self._work, args=(worker,), name=f"ThreadPoolWorker-{next(_NAMES)}", daemon=True
         )
+        self._workers[number] = worker
         try:
             worker.thread.start()
-        except RuntimeError as error:  # as for processes
-            raise BlockingIOError(errno.EAGAIN, str(error)) from error
-        self._workers[number] = worker
+        except BaseException as error:
+            # At an interrupt it may have started.
+            del self._workers[number]
+            worker.is_written_off = True
+            worker.inbox.put(None)
+            if isinstance(error, RuntimeError):  # as for processes
+                raise BlockingIOError(errno.EAGAIN, str(error)) from error
+            raise
         return number
 
     def send_chunk(
@@ -220,6 +233,7 @@ class ThreadEngine:
         event = signs[0]
         if type(event) is not ChunkDone or event.number != number or event.errors:
             return None
+        self._taken = []
         values: list[Any] = event.values
         return values
 
@@ -302,11 +316,15 @@ class ThreadEngine:
         # the end of this is found there: by this, or by `collect`.
         self._is_awaited = True
         try:
-            return [self._outbox.get(timeout=timeout)]
+            if not self._taken:
+                # In one go of C: what has left the outbox is here, also if an interrupt
+                # comes right then. Who polls next has it.
+                self._taken.extend(map(self._outbox.get, _BLOCKING, (timeout,)))
         except Empty:
-            return []
+            pass
         finally:
             self._is_awaited = False
+        return self._taken
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when `wait` would return at once."""
@@ -324,9 +342,11 @@ class ThreadEngine:
             # in vain once; the other way round it would stay silent for good.
             self._bell.silence()
             self._is_rung = False
+        # Not `signs`: a signal handler that drove itself may have been here meanwhile.
+        taken, self._taken = self._taken, []
         while not self._outbox.empty():
-            signs.append(self._outbox.get())
-        return [event for event in signs if event is not None]
+            taken.append(self._outbox.get())
+        return [event for event in taken if event is not None]
 
     def close(self, patience: float) -> None:
         """Tell all threads to leave, and wait for them; for one in a task, not long."""

@@ -367,9 +367,9 @@ class Scheduler:
     # What comes back.
 
     def _on_done(self, event: ChunkDone) -> None:
-        worker = self.workers[event.worker]
-        chunk = worker.find(event.number)
-        if chunk is None:
+        worker = self.workers.get(event.worker)
+        chunk = worker.find(event.number) if worker is not None else None
+        if worker is None or chunk is None:
             return
         start, upto, stop = event.start, event.stop, chunk.stop
         worker.chunks.remove(chunk)
@@ -388,9 +388,9 @@ class Scheduler:
         self._offer(worker)
 
     def _on_progressed(self, event: ChunkProgressed) -> None:
-        worker = self.workers[event.worker]
-        chunk = worker.find(event.number)
-        if chunk is None:
+        worker = self.workers.get(event.worker)
+        chunk = worker.find(event.number) if worker is not None else None
+        if worker is None or chunk is None:
             return
         job = self.jobs.get(chunk.job)
         if job is not None:
@@ -401,9 +401,9 @@ class Scheduler:
         worker.since = self._now
 
     def _on_handed_back(self, event: ItemsHandedBack) -> None:
-        worker = self.workers[event.worker]
-        chunk = worker.find(event.number)
-        if chunk is None:
+        worker = self.workers.get(event.worker)
+        chunk = worker.find(event.number) if worker is not None else None
+        if worker is None or chunk is None:
             return
         worker.uncount(chunk, chunk.stop - event.start)
         job = self.jobs.get(chunk.job)
@@ -414,9 +414,9 @@ class Scheduler:
             self._recalls.heard(worker, self._now)
 
     def _on_refused(self, event: ChunkRefused) -> None:
-        worker = self.workers[event.worker]
-        chunk = worker.find(event.number)
-        if chunk is None:
+        worker = self.workers.get(event.worker)
+        chunk = worker.find(event.number) if worker is not None else None
+        if worker is None or chunk is None:
             return
         worker.chunks.remove(chunk)
         worker.tasks_left += 1 if chunk.is_users else chunk.stop - chunk.start

@@ -12,9 +12,11 @@ import os
 import pickle
 import struct
 from collections.abc import Callable
+from io import FileIO
 
 from motorpool.buffers import MARK
 from motorpool.interrupts import pass_on_interrupt
+from motorpool.kernel import opened
 from motorpool.messages import IDLE, LOADING, RESULTS
 from motorpool.serialization import PLAIN, Pickled, dumps
 from motorpool.typed import Any
@@ -47,26 +49,26 @@ _PLAIN = -2
 _LARGE = 4096
 
 
-def make(memory_limit: int = 0, threads: int = 0) -> int:
+def make(memory_limit: int = 0, threads: int = 0) -> FileIO:
     """Return the descriptor of a new page, with orders for its worker."""
-    fd = _open()
+    page = _open()
     try:
-        _extend(fd)
-        os.pwrite(fd, _ORDERS.pack(memory_limit, threads), 8 * _LIMIT)
+        _extend(page.fileno())
+        os.pwrite(page.fileno(), _ORDERS.pack(memory_limit, threads), 8 * _LIMIT)
     except BaseException:
-        os.close(fd)
+        page.close()
         raise
-    return fd
+    return page
 
 
-def _open() -> int:
+def _open() -> FileIO:
     try:
-        return os.memfd_create("motorpool-page")
+        return opened(os.memfd_create, "motorpool-page")
     except OSError:
         from tempfile import TemporaryFile
 
         with TemporaryFile() as file:
-            return os.dup(file.fileno())
+            return opened(os.dup, file.fileno())
 
 
 def _extend(fd: int) -> None:
