@@ -18,7 +18,13 @@ from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
 
 from motorpool.engines.server import ForkServer
-from motorpool.engines.starting import LIFELINE, UNTIL_STARTED, Fds, Popen
+from motorpool.engines.starting import (
+    LIFELINE,
+    UNTIL_STARTED,
+    Fds,
+    Popen,
+    refused_as_scarcity,
+)
 from motorpool.worker.identity import Identity, InheritedFd
 
 # Given a writer of the set-up, which may collect descriptors to inherit.
@@ -131,7 +137,8 @@ def _spawn(code: str, fds: list[int]) -> int:
         options.append("-P")  # Without it CPython 3.13.0 looks there when it imports, and fails.
     command = [executable, *(os.fsencode(part) for part in (*options, "-c", code))]
     passed = sorted({fd for fd in fds if fd >= 0})
-    pid: int = util.spawnv_passfds(executable, command, passed)
+    with refused_as_scarcity():
+        pid: int = util.spawnv_passfds(executable, command, passed)
     return pid
 
 

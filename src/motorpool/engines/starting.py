@@ -6,6 +6,7 @@ process like any other to `active_children()` and to those who read
 """
 
 import atexit
+import errno
 import gc
 import os
 import signal
@@ -252,11 +253,20 @@ def _fork(found: list[int]) -> None:
     if sys.version_info < (3, 12):
         found.extend(forked)
         return
-    with warnings.catch_warnings():
+    with refused_as_scarcity(), warnings.catch_warnings():
         # It warns if there are threads. A worker runs none of their code,
         # and the locks they may hold are the program's, as with any fork.
         warnings.simplefilter("ignore", DeprecationWarning)
         found.extend(forked)
+
+
+@contextmanager
+def refused_as_scarcity() -> Iterator[None]:
+    """Raise what the system would for want of room where Python 3.12 refuses, as it ends."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BlockingIOError(errno.EAGAIN, str(error)) from error
 
 
 def _age_objects() -> None:
