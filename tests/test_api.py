@@ -17,6 +17,7 @@ import pytest
 import motorpool
 import workloads
 from conftest import DEADLINE, eventually
+from motorpool.scheduler.state import Worker
 
 RUNS_ON_EXECUTORS = True
 
@@ -563,6 +564,17 @@ def test_maxtasksperchild_counts_chunks_and_loses_no_item(make_process_pool):
 
     assert len(set(seen)) == 4
     assert pool.map(workloads.square, range(10), chunksize=2) == SQUARES[:10]
+
+
+@pytest.mark.parametrize("engine", ["processes", "threads"])
+def test_recycled_workers_are_forgotten(leak_guard, engine):
+    """A pool of many short-lived workers does not grow with those that are gone."""
+    with motorpool.Pool(2, maxtasksperchild=1, engine=engine) as pool:
+        pool.map(workloads.square, range(100), chunksize=1)
+        gc.collect()
+        known = [one for one in gc.get_objects() if isinstance(one, Worker)]
+
+    assert len(known) < 10
 
 
 def test_recycled_workers_run_the_initializer_again(make_process_pool, tmp_path):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import motorpool
 
 from .account import Account
-from .tasks import ERRORS, close, run, run_pair
+from .tasks import ERRORS, run, run_pair
 
 PATIENCE = 30
 """Seconds after which what has not come back counts as lost."""
@@ -61,8 +61,6 @@ class Storm(NamedTuple):
         account.close()
         for caller in callers:
             caller.join(PATIENCE)
-        if self.is_harmless:
-            close(account.log)
         balance = account.balance()
         balance["wrong"] += [caller.error for caller in callers if caller.error]
         balance["wrong"] += [stacks] * is_stuck

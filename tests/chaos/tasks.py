@@ -1,11 +1,11 @@
 """Tasks that leave a record of each run outside of the pool."""
 
-import functools
 import os
 import signal
 import struct
 import threading
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import motorpool
@@ -49,24 +49,14 @@ def _refuse(number):
 
 def run(item):
     """Record the run, then do what the item's kind says."""
-    os.write(_open(item.log), RECORD.pack(item.number, os.getpid()))
+    with Path(item.log).open("ab", buffering=0) as log:
+        log.write(RECORD.pack(item.number, os.getpid()))
     return item.number, KINDS[item.kind](item.number)
 
 
 def run_pair(item, _other):
     """Do the same for `starmap`."""
     return run(item)
-
-
-@functools.cache
-def _open(log):
-    return os.open(log, os.O_WRONLY | os.O_APPEND)
-
-
-def close(log):
-    """Close the record, where tasks ran in this process."""
-    os.close(_open(log))
-    _open.cache_clear()
 
 
 def _raise(number):

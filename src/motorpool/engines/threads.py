@@ -384,6 +384,7 @@ class ThreadEngine:
             else:
                 self._run(worker, *entry)
             del entry
+        self._report(worker, WorkerLost(worker.number, threading.get_native_id(), 0))
 
     def _call(self, worker: _Worker, number: int, function: Function, items: list[Any]) -> None:
         """Run a chunk of one call: as `_run`, with as little else as can be."""
