@@ -13,6 +13,7 @@ import pytest
 
 import motorpool
 import workloads
+from conftest import DEADLINE, eventually, outcome
 
 KINDS = ("fork", "spawn", "threads")
 
@@ -79,6 +80,28 @@ def test_initializer_that_raises_is_reported(executor):
         pool.map(workloads.square, range(10))
 
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_call_behind_one_that_is_cancelled_goes_on(leak_guard, tmp_path):
+    """Cancelling what runs costs nothing that an executor has queued behind it."""
+    quick, reached, gate = (tmp_path / name for name in ("quick", "reached", "gate"))
+    quick.touch()
+    many = [(str(quick), str(quick))] * 3000
+    with (
+        concurrent.futures.ProcessPoolExecutor(1) as executor,
+        motorpool.Pool(engine=executor) as pool,
+    ):
+        pool.starmap(workloads.touch_then_wait, many)
+        cancelled = pool.starmap_async(
+            workloads.touch_then_wait, [*many, (str(reached), str(gate))]
+        )
+        behind = pool.starmap_async(workloads.touch_then_wait, many)
+        assert eventually(reached.exists)
+        cancelled.cancel()
+        gate.touch()
+
+        assert behind.get(DEADLINE) == [str(quick)] * 3000
+        assert type(outcome(cancelled)) is motorpool.TaskCancelledError
 
 
 def test_killed_worker_ends_in_errors(processes):

@@ -298,15 +298,22 @@ class RemoteEngine(ABC):
     def kill_worker(
         self, worker: int, number: int | None = None, item: int | None = None
     ) -> WorkerSeen | None:
-        """Give a slot up, with what it runs; tasks that have not begun will run in another."""
+        """Give up what a slot runs; tasks that have not begun will run in another.
+
+        If it holds others that count as begun, they come in their turn, and so
+        the slot is spared. It is given up otherwise.
+        """
         del item
         slot = self._slots.get(worker)
         if slot is None:
             return None
         if number is not None:
             self.recall(worker)
+            if number in slot.tasks and len(slot.tasks) > 1:
+                self._post(None, self._on_failure(slot.tasks.pop(number), _killed()))
             if number not in slot.tasks:
-                return WorkerSeen(worker, IDLE, LOADING, inf, is_spared=True)
+                at = next(iter(slot.tasks), IDLE)
+                return WorkerSeen(worker, at, LOADING, inf, is_spared=True)
         del self._slots[worker]
         tasks = list(slot.tasks.values())
         slot.tasks = {}
