@@ -592,6 +592,7 @@ INTERRUPTED_OFTEN = """
 # Python itself does not bear an interrupt in the midst of an import: what the pool
 # imports in such times is to be there.
 import concurrent.futures, faulthandler, logging, random, signal
+motorpool.PoolTerminatedError
 
 faulthandler.dump_traceback_later(30, exit=True)
 main, is_over, is_armed = threading.main_thread().ident, threading.Event(), False

@@ -126,6 +126,19 @@ def test_looking_disturbs_no_task(process_pool):
         assert all(result.get(timeout=DEADLINE))
 
 
+def test_stack_of_python_code_is_not_read_amid_a_call(make_process_pool, tmp_path):
+    """A handler in C, which may crash there, is for workers that do not run Python code."""
+    pool = make_process_pool(1)
+    gate = tmp_path / "gate"
+    result = pool.apply_async(workloads.count_signals_until, (str(gate),))
+    running(pool, "count_signals_until")
+    for _ in range(300):
+        pool.stacks()
+    gate.touch()
+
+    assert result.get(timeout=DEADLINE) == 0
+
+
 def test_stacks_can_be_taken_for_ever(process_pool, worker_ids):
     """A thousand looks leave no descriptors behind."""
     pid = min(worker_ids(process_pool))

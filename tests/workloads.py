@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import motorpool
+from motorpool.worker.signals import STUCK_SIGNAL
 
 PATIENCE = 15.0
 """Seconds that a task waits for something before it gives up."""
@@ -644,6 +645,15 @@ def read_for_ever(_item):
     """Wait for what nobody writes."""
     reading, _writing = os.pipe()
     return os.read(reading, 1)
+
+
+def count_signals_until(gate):
+    """Run Python code until `gate` is there; return how many `STUCK_SIGNAL` came."""
+    came = []
+    signal.signal(STUCK_SIGNAL, lambda *_: came.append(1))
+    while not Path(gate).exists():
+        pass
+    return len(came)
 
 
 def spin_without_signals(_item):

@@ -11,6 +11,8 @@ _HEADER = re.compile(r"^Stack \(most recent call first\):$", re.MULTILINE)
 # What calls tasks, and what calls that.
 _RUN = "motorpool/worker/run.py"
 _MAIN = "motorpool/worker/main.py"
+# What tells a stack between two bytecodes of the task.
+_TELLER = "motorpool/worker/signals.py"
 
 
 class Frame(NamedTuple):
@@ -84,6 +86,8 @@ def _parse_thread(block: str) -> list[Frame]:
         Frame(call["file"], int(call["line"]) if call["line"].isdigit() else 0, call["name"])
         for call in found
     ]
+    if frames and frames[0].file.endswith(_TELLER):
+        del frames[0]
     return frames[::-1]
 
 

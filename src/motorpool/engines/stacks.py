@@ -1,7 +1,10 @@
 """Take the stacks of worker processes without their help: ask by a signal, read a file.
 
 What answers in the worker is in `worker/signals.py`. A worker tells the number of
-its file's descriptor in its page; the file is opened by way of `/proc`.
+its file's descriptor in its page; the file is opened by way of `/proc`. One that runs
+Python code answers the first question, between two bytecodes. If it has not answered
+although it had the time to, it sits in C code or in a system call: it is safe then to
+have a signal handler read its frames, and that is the second question.
 """
 
 import os
@@ -13,11 +16,15 @@ from pathlib import Path
 
 from motorpool.stacks import Frame, format_frames, parse_dump, task_frames, worker_frames
 from motorpool.typed import NamedTuple
-from motorpool.worker.signals import NAME, STACK_SIGNAL
+from motorpool.worker.signals import END, NAME, STACK_SIGNAL, STUCK_SIGNAL
 
 # How long to wait for an answer. It takes a millisecond; a worker that is
 # stopped, or cannot be scheduled, gives none.
 ANSWER_SECONDS = 0.5
+# What shows that a worker is not in Python code: it sleeps and did not answer for so
+# long, or has computed for so many ticks of the kernel's clock without an answer.
+SLEEP_SECONDS = 0.001
+MOST_TICKS = 3
 # A file that is longer than this is emptied.
 MOST_BYTES = 1 << 20
 _MASKS = re.compile(r"^(?:SigPnd|ShdPnd|SigBlk):\s*([0-9a-f]+)$", re.MULTILINE)
@@ -38,11 +45,12 @@ class Target(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A worker that was asked: its file, and where the answer begins."""
+    """A worker that was asked: its file, where the answer begins, its computing time before."""
 
-    pid: int
+    target: Target
     fd: int
     begin: int
+    ticks: int
 
 
 def ask_stacks(targets: Sequence[Target | None]) -> Callable[[], list[tuple[str, ...]]]:
@@ -78,47 +86,78 @@ def _ask(target: Target | None) -> Asked | str:
     try:
         info = Path(f"/proc/{target.pid}/fdinfo/{target.fd}").read_text()
         begin = int(info.split(maxsplit=2)[1])
+        _, ticks = _condition(target.pid)
         target.send_signal(STACK_SIGNAL)
     except OSError as error:
         os.close(fd)
         return f"no stack: {error.strerror or error}"
-    return Asked(target.pid, fd, begin)
+    return Asked(target, fd, begin, ticks)
 
 
 def _receive(asked: Asked, deadline: float) -> tuple[str, ...]:
-    pause = 0.0002
     try:
-        while not _is_answered(asked):
-            if time.monotonic() >= deadline:
-                if os.fstat(asked.fd).st_size > asked.begin:
-                    break  # The task blocks the signal in its own thread; another one answered.
-                return (f"  (no stack within {ANSWER_SECONDS} s: {_state(asked.pid)})\n",)
-            time.sleep(pause)
-            pause = min(2 * pause, 0.01)
-        size = os.fstat(asked.fd).st_size
-        text = os.pread(asked.fd, max(size - asked.begin, 0), asked.begin).decode(errors="replace")
-        if size > MOST_BYTES:
+        text = _answer(asked, deadline)
+        if asked.begin + len(text) > MOST_BYTES:
             # The writer goes on where it was; what was before becomes a hole.
             os.ftruncate(asked.fd, 0)
     finally:
         os.close(asked.fd)
+    if not text:
+        return (f"  (no stack within {ANSWER_SECONDS} s: {_state(asked.target.pid)})\n",)
     return tuple(_format(frames) for frames in parse_dump(text)) or ("  (no Python frame)\n",)
 
 
-def _is_answered(asked: Asked) -> bool:
-    """Tell whether the answer is there, and whole: the handler has returned."""
-    if os.fstat(asked.fd).st_size <= asked.begin:
-        return False
+def _answer(asked: Asked, deadline: float) -> str:
+    """Return what the worker has written, empty if it wrote nothing in time."""
+    sleep_until = deadline - ANSWER_SECONDS + SLEEP_SECONDS
+    is_stuck = False
+    pause = 0.0002
+    while True:
+        text = _read(asked)
+        if END in text or (text and is_stuck and _is_over(asked.target.pid)):
+            break
+        now = time.monotonic()
+        if now >= deadline:
+            break  # Perhaps the task blocks the signal in its own thread, and another answered.
+        if not is_stuck and _is_in_c(asked, is_late=now >= sleep_until):
+            is_stuck = True
+            with suppress(OSError):
+                asked.target.send_signal(STUCK_SIGNAL)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.005)
+    return text.partition(END)[0].decode(errors="replace")
+
+
+def _read(asked: Asked) -> bytes:
+    size = os.fstat(asked.fd).st_size
+    return os.pread(asked.fd, max(size - asked.begin, 0), asked.begin)
+
+
+def _is_in_c(asked: Asked, *, is_late: bool) -> bool:
+    """Tell whether the worker would have answered if it ran Python code."""
+    with suppress(OSError, IndexError):
+        state, ticks = _condition(asked.target.pid)
+        return (is_late and state in "SD") or ticks - asked.ticks >= MOST_TICKS
+    return False
+
+
+def _is_over(pid: int) -> bool:
+    """Tell whether the handler of `STUCK_SIGNAL` has returned."""
     with suppress(OSError):
-        masks = _MASKS.findall(Path(f"/proc/{asked.pid}/status").read_text())
-        return not any(int(mask, 16) >> (STACK_SIGNAL - 1) & 1 for mask in masks)
+        masks = _MASKS.findall(Path(f"/proc/{pid}/status").read_text())
+        return not any(int(mask, 16) >> (STUCK_SIGNAL - 1) & 1 for mask in masks)
     return True
+
+
+def _condition(pid: int) -> tuple[str, int]:
+    """Return the state of the thread that runs the tasks, and its computing time in ticks."""
+    stat = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
+    return stat[0], int(stat[11]) + int(stat[12])
 
 
 def _state(pid: int) -> str:
     with suppress(OSError, IndexError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        return _STATES.get(state, "it does not answer")
+        return _STATES.get(_condition(pid)[0], "it does not answer")
     return "it has ended"
 
 

@@ -7,14 +7,18 @@ import signal
 import sys
 from _signal import SIG_DFL, SIG_UNBLOCK, pthread_sigmask  # type: ignore[import-not-found]
 from _signal import signal as set_handler
+from contextlib import suppress
 
 # Asks a worker for the items that it has not begun. By default a process
 # ignores it, so it harms nobody who replaced the handler.
 RECALL_SIGNAL = signal.SIGURG
 
-# Asks it for its stack. A real-time signal: of the others, each has users.
+# Asks it for its stack: the one is answered between two bytecodes, the other by C
+# code at any moment. Real-time signals: of the others, each has users.
 STACK_SIGNAL = signal.SIGRTMAX - 5
+STUCK_SIGNAL = signal.SIGRTMAX - 6
 NAME = "motorpool-stack"  # of the file that it is written to
+END = b"\x00"  # of an answer to STACK_SIGNAL
 
 _fd = -1
 
@@ -28,7 +32,7 @@ def become_worker() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         set_handler(number, SIG_DFL)
     # Ours too: a program that waits for its signals in a thread blocks all of them.
-    ours = {signal.SIGINT, signal.SIGTERM, RECALL_SIGNAL, STACK_SIGNAL}
+    ours = {signal.SIGINT, signal.SIGTERM, RECALL_SIGNAL, STACK_SIGNAL, STUCK_SIGNAL}
     pthread_sigmask(SIG_UNBLOCK, ours)
 
 
@@ -75,16 +79,26 @@ def _die_with(lifeline: int) -> None:
 
 
 def listen() -> int:
-    """Answer `STACK_SIGNAL` with a stack; return the descriptor of the file that it is written to.
+    """Answer both questions for the stack; return the descriptor of the file it is written to.
 
-    The handler is C code that writes to a file of its own, without the help of
-    what the worker runs: it also answers while a task holds the GIL, computes
-    in C or sits in a system call. System calls are restarted afterwards.
+    `STUCK_SIGNAL` is answered by C code, without the help of what the worker runs:
+    also while a task holds the GIL, computes in C or sits in a system call. But it
+    can crash a worker that is amid a call or a return in Python at that moment
+    (python/cpython#116008), so it is for one that does not answer `STACK_SIGNAL`.
+    System calls are restarted after either.
     """
     global _fd
     inherited, _fd = _fd, os.memfd_create(NAME)
+    set_handler(STACK_SIGNAL, _tell_stack)
+    signal.siginterrupt(STACK_SIGNAL, False)
     # Not of all threads: others run meanwhile, and may be gone while they are looked at.
-    faulthandler.register(STACK_SIGNAL, file=_fd, all_threads=False)
+    faulthandler.register(STUCK_SIGNAL, file=_fd, all_threads=False)
     if inherited >= 0:  # This is a pool within a forked worker.
         os.close(inherited)
     return _fd
+
+
+def _tell_stack(_signal: int, _frame: object) -> None:
+    with suppress(OSError):  # The task has closed it.
+        faulthandler.dump_traceback(_fd, all_threads=False)
+        os.write(_fd, END)
