@@ -24,7 +24,9 @@ from threading import get_ident
 
 from motorpool.attendant import Attendant
 from motorpool.engines.base import Engine
-from motorpool.typed import Any, Protocol
+from motorpool.typed import Any, Protocol, TypeVar
+
+R = TypeVar("R")
 
 # The longest sleep of a thread that waits: a net under a wake-up that was missed.
 MOST_SECONDS = 0.5
@@ -69,16 +71,17 @@ class Turns:
         me = get_ident()
         if self._driving.get(_DRIVER) == me:
             return self._drive_within(is_done, deadline)
+        return self._in_turn(me, self._wait, is_done, deadline)
+
+    def take_turns(self, is_due: Callable[[], bool]) -> None:
+        """Take turns as long as they are due, if nobody drives."""
+        if not self._driving:
+            self._in_turn(get_ident(), self._take, is_due)
+
+    def _in_turn(self, me: int, wait: Callable[..., R], *args: Any) -> R:
+        """Call `wait(me, *args)`, which may drive, and have others go on afterwards."""
         try:
-            while True:
-                if self._driving.setdefault(_DRIVER, me) == me:
-                    self._attendant.rest()
-                    return self._drive(is_done, deadline)
-                if is_done():
-                    return True
-                if deadline is not None and time.monotonic() >= deadline:
-                    return False
-                self._sleep(is_done, deadline)
+            return wait(me, *args)
         except BaseException:
             self._is_cut = True
             raise
@@ -90,27 +93,23 @@ class Turns:
                 self._leave(me)
                 raise
 
-    def take_turns(self, is_due: Callable[[], bool]) -> None:
-        """Take turns as long as they are due, if nobody drives."""
-        if self._driving:
-            return
-        me = get_ident()
-        try:
+    def _wait(self, me: int, is_done: Callable[[], bool], deadline: float | None) -> bool:
+        while True:
             if self._driving.setdefault(_DRIVER, me) == me:
-                if self._attendant.is_attending:
-                    self._attendant.rest()
-                while is_due():
-                    self._work.turn(MOST_SECONDS)
-        except BaseException:
-            self._is_cut = True
-            raise
-        finally:
-            try:
-                self._leave(me)
-            except BaseException:
-                self._is_cut = True
-                self._leave(me)
-                raise
+                self._attendant.rest()
+                return self._drive(is_done, deadline)
+            if is_done():
+                return True
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+            self._sleep(is_done, deadline)
+
+    def _take(self, me: int, is_due: Callable[[], bool]) -> None:
+        if self._driving.setdefault(_DRIVER, me) == me:
+            if self._attendant.is_attending:
+                self._attendant.rest()
+            while is_due():
+                self._work.turn(MOST_SECONDS)
 
     def _drive_within(self, is_done: Callable[[], bool], deadline: float | None) -> bool:
         """Drive in a signal handler that came while this thread was driving."""
