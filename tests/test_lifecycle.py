@@ -542,18 +542,18 @@ pool.map(workloads.mark_and_sleep, [file('one'), file('two')], 1)
     assert eventually(lambda: not script.processes(), SETTLING)
 
 
-def test_impatient_interrupts_end_the_program_too(start_script, start_method):
-    """Ctrl-C again and again, while stubborn workers are ended, leaves nothing behind."""
-    script = start_script(
-        """
+STUBBORN_WORKERS = """
 with open_pool() as pool:
     for number in (1, 2):
         task = file(str(number)), "ignores SIGTERM"
         pool.apply_async(workloads.write_pid_and_be_stubborn, task)
     pool.apply(abs, (1,))
-""",
-        start_method,
-    )
+"""
+
+
+def test_impatient_interrupts_end_the_program_too(start_script, start_method):
+    """Ctrl-C again and again, while stubborn workers are ended, leaves nothing behind."""
+    script = start_script(STUBBORN_WORKERS, start_method)
     assert script.reached("1", "2"), script.finish()
 
     def has_ended():
@@ -567,16 +567,7 @@ with open_pool() as pool:
 
 def test_impatient_interrupts_leave_one_traceback(start_script, start_method):
     """Ctrl-C while workers are being ended because of Ctrl-C kills them, and says no more."""
-    script = start_script(
-        """
-with open_pool() as pool:
-    for number in (1, 2):
-        task = file(str(number)), "ignores SIGTERM"
-        pool.apply_async(workloads.write_pid_and_be_stubborn, task)
-    pool.apply(abs, (1,))
-""",
-        start_method,
-    )
+    script = start_script(STUBBORN_WORKERS, start_method)
     assert script.reached("1", "2"), script.finish()
     for _ in range(3):
         os.killpg(script.process.pid, signal.SIGINT)
