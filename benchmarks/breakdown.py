@@ -35,7 +35,7 @@ CHUNKS = 300
 CHUNK_ITEMS = 1000
 
 PICKLE = "pickle"
-SYSTEM = "system calls"
+SYSTEM = "system calls and locks"
 SCHEDULER = "scheduling"
 FRAMES = "frames (cut and packed)"
 PYTHON = "the rest of motorpool (Python)"
@@ -122,7 +122,7 @@ class Profiler:
         sys.setprofile(self)
 
     def stop(self) -> dict[str, Any]:
-        """End; return seconds, events and system calls by part."""
+        """End; return seconds and events by part, and the calls of system and locks."""
         sys.setprofile(None)
         return {"seconds": self.seconds, "events": self.events, "calls": self.calls}
 
@@ -330,14 +330,14 @@ def as_markdown() -> str:
         "",
         *_table(calls, in_turns=True),
         "",
-        f"System calls of each: {_calls(calls['one core'])}.",
+        f"System calls and calls of locks, of each: {_calls(calls['one core'])}.",
         "",
         f"One chunk of {CHUNK_ITEMS:,} ints, `map(abs, ..., chunksize={CHUNK_ITEMS})`, one",
         "worker, which is sent one at a time. Parent and worker run side by side:",
         "",
         *_table(chunks, in_turns=False),
         "",
-        f"System calls of each: {_calls(chunks['two cores'])}.",
+        f"System calls and calls of locks, of each: {_calls(chunks['two cores'])}.",
         "",
         "The same round trip with nothing but 100 bytes each way, by mechanism:",
         "",
