@@ -173,15 +173,16 @@ def test_chunk_costs_the_parent_few_calls(counting, length):
 
 @pytest.mark.quick
 def test_chunk_costs_the_worker_few_calls(counting):
-    """A chunk costs the worker 64 calls, a few more for each bulk run, else 18 an item."""
+    """A chunk costs the worker 64 calls if its items are run in bulk, else 18 more an item."""
     counting.map(abs, range(10_000), chunksize=1000)
 
-    short = calls_of_worker(counting, lambda: counting.map(abs, range(100_000), chunksize=1000))
+    # So few items are one bulk run, however slow the machine: of more, it would be chance.
+    short = calls_of_worker(counting, lambda: counting.map(abs, range(1000), chunksize=10))
     unknown = calls_of_worker(
         counting, lambda: counting.map(workloads.same, range(300), chunksize=10)
     )
 
-    assert short / 100 <= 90
+    assert short / 100 <= 72
     assert unknown / 300 <= 20
 
 
