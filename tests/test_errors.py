@@ -178,6 +178,7 @@ def test_group_of_errors_arrives_whole(pool):
     assert type(flat) is ValueError
     assert inner.message == "inner"
     assert [type(e) for e in inner.exceptions] == [KeyError]
+    assert str(inner.exceptions[0].__cause__) == "'deepest'"
 
 
 @needs_notes
@@ -195,6 +196,33 @@ def test_chain_of_errors_is_kept(pool, function):
 
     assert str(error) == "outer"
     assert any(type(link) is KeyError and link.args == ("inner key",) for link in chain_of(error))
+
+
+def test_errors_that_are_each_others_cause_arrive(pool):
+    """A chain that goes round in a circle is kept as it is."""
+    error = error_of(pool, workloads.raise_cycle)
+    found = [link for link in chain_of(error) if type(link) is workloads.NeedsTwo]
+
+    assert [link.args for link in found] == [error.args, found[1].args]
+    assert found[1].__cause__ is error
+
+
+def test_long_chain_of_errors_arrives(pool):
+    """Each of many errors is kept whose class cannot be called with its `args`."""
+    error = error_of(pool, workloads.raise_after_many)
+
+    assert sum(type(link) is workloads.NeedsTwo for link in chain_of(error)) == 30
+    assert_alive(pool)
+
+
+@needs_notes
+def test_error_out_of_a_group_arrives(pool):
+    """A member that is raised by itself has its group as the context, which has the member."""
+    error = error_of(pool, workloads.raise_unwrapped)
+
+    assert type(error) is workloads.NeedsTwo
+    assert error.__context__.exceptions == (error,)
+    assert any(type(link) is KeyError for link in chain_of(error))
 
 
 @pytest.mark.parametrize("options", [{}, {"on_error": "return", "retries": 1, "backoff": 0}])

@@ -371,7 +371,9 @@ def raise_fails_to_load(_item):
 
 def raise_group(_item):
     """Raise a group of two errors, one in a group of its own."""
-    inner = ExceptionGroup("inner", [KeyError("deep")])  # noqa: F821 - 3.11 on
+    deep = KeyError("deep")
+    deep.__cause__ = KeyError("deepest")
+    inner = ExceptionGroup("inner", [deep])  # noqa: F821 - 3.11 on
     raise ExceptionGroup("outer", [ValueError("flat"), inner])  # noqa: F821
 
 
@@ -398,6 +400,33 @@ def raise_in_context(_item):
     except KeyError:
         msg = "outer"
         raise ValueError(msg)  # noqa: B904 - the context is the point
+
+
+def raise_cycle(_item):
+    """Raise two errors, each of which is the cause of the other."""
+    error, other = NeedsTwo("first", 1), NeedsTwo("second", 2)
+    error.__cause__, other.__cause__ = other, error
+    raise error
+
+
+def raise_after_many(_item):
+    """Raise an error in the handler of one that was raised in the handler of one, 30 deep."""
+    error = None
+    for number in range(30):
+        later = NeedsTwo("try", number)
+        later.__context__ = error
+        error = later
+    raise error
+
+
+def raise_unwrapped(_item):
+    """Raise the one member of a group while that is being handled."""
+    member = NeedsTwo("member", 1)
+    member.__cause__ = KeyError("inner key")
+    try:
+        raise ExceptionGroup("around", [member])  # noqa: F821
+    except ExceptionGroup as group:  # noqa: F821
+        raise group.exceptions[0]  # noqa: B904 - the context is the point
 
 
 def leave(code):

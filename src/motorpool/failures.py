@@ -13,7 +13,7 @@ from motorpool.errors import (
 )
 from motorpool.interrupts import pass_on_interrupt
 from motorpool.messages import Failure
-from motorpool.serialization import load_tolerantly, loads, unpack_error
+from motorpool.serialization import loads, unpack_error
 from motorpool.typed import Any
 from motorpool.worker.page import entries
 
@@ -117,6 +117,8 @@ def load_results(
         loaded = loads(payload, buffers=buffers)
     except BaseException as fault:
         pass_on_interrupt(fault)
+        from motorpool.tolerant import load_tolerantly
+
         loaded, broken = load_tolerantly(payload, buffers)
     if not mixed and not broken:
         return loaded, None

@@ -6,19 +6,20 @@ what it refuses: lambdas, closures, local classes. Functions and classes of
 `definitions.py`), so that both sides mean the same class by the same name.
 """
 
+import builtins
 import copyreg
 import io
 import os
 import pickle
 import sys
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from motorpool.describe import format_traceback, function_name, short_repr
 from motorpool.interrupts import pass_on_interrupt
 from motorpool.messages import Failure
 from motorpool.reducers import reducers
-from motorpool.typed import Any, ClassVar, cast
+from motorpool.typed import Any, NamedTuple
 
 PROTOCOL = 5
 
@@ -99,146 +100,6 @@ class Pickled:
         return repr(self._shown)
 
 
-def dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
-    """Return `values`, with None and a call of `refused` for each that cannot be pickled."""
-    kept: list[Any] = []
-    for offset, value in enumerate(values):
-        try:
-            dumps(value)
-        except Exception as error:
-            refused(offset, error)
-            kept.append(None)
-        else:
-            kept.append(value)
-    return kept
-
-
-def describe_failure(
-    error: BaseException, pid: int, item: str, function: str, kind: str = "task"
-) -> Failure:
-    """Return `error` in a form that always arrives."""
-    return Failure(
-        pickle_error(error),
-        type(error).__qualname__,
-        short_repr(error, 1000),
-        format_traceback(error),
-        pid,
-        item,
-        function,
-        kind,
-    )
-
-
-def pickle_error(error: BaseException) -> bytes | None:
-    """Return `error` pickled in a form that was seen to load again, None if there is none.
-
-    `BaseException.__reduce__` calls the class with `args`, which fails for a
-    class whose `__init__` asks for something else, so such an exception is
-    rebuilt without calling `__init__` (python/cpython#103061). Its cause,
-    context and notes travel with it, which plain pickling drops.
-    """
-    for pack in (_pack_whole, _pack_state):
-        try:
-            pickled = dumps(pack(error))
-            unpack_error(pickled)
-        except BaseException:  # noqa: S112 - the next form, or none
-            continue
-        return pickled
-    return None
-
-
-# Attributes of exceptions, whatever a class of them does when they are set.
-_CHAIN: Any = BaseException.__dict__
-
-
-def _pack_chain(error: BaseException) -> tuple[bytes | None, bytes | None, bool]:
-    cause = _CHAIN["__cause__"].__get__(error)
-    context = _CHAIN["__context__"].__get__(error)
-    return (
-        pickle_error(cause) if cause is not None else None,
-        pickle_error(context) if context is not None and context is not cause else None,
-        error.__suppress_context__,
-    )
-
-
-def _pack_whole(error: BaseException) -> tuple[Any, ...]:
-    reducer = copyreg.dispatch_table.get(type(error))
-    if getattr(reducer, "__module__", None) == "tblib.pickling_support":
-        # Dask has it installed. Of an exception whose class has an `__init__`
-        # in C it loses what is not in its `__dict__`, the code of SystemExit say.
-        return _ByItself(error), _pack_chain(error)
-    return error, _pack_chain(error)
-
-
-class _ByItself:
-    """Stands in a pickle for an exception that is reduced by its own class."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __reduce__(self) -> Any:
-        return self._error.__reduce_ex__(PROTOCOL)
-
-
-def _pack_state(error: BaseException) -> tuple[Any, ...]:
-    state = {}
-    for name, value in vars(error).items():
-        part = _with_errors_apart(value)
-        try:
-            dumps(part)
-        except Exception:  # noqa: S112 - that attribute stays behind
-            continue
-        state[name] = part
-    args = _with_errors_apart(tuple(error.args))
-    try:
-        dumps(args)
-    except Exception:
-        args = tuple(short_repr(arg, 1000) for arg in error.args)
-    return type(error), args, state, _pack_chain(error)
-
-
-def _with_errors_apart(part: Any) -> Any:
-    """Return a part of an exception with those in it, of a group say, in a form that arrives."""
-    if isinstance(part, BaseException):
-        pickled = pickle_error(part)
-        return part if pickled is None else _Packed(pickled)
-    if type(part) in (list, tuple):
-        return type(part)(map(_with_errors_apart, part))
-    return part
-
-
-class _Packed:
-    """Stands in a pickle for an exception that was packed by itself."""
-
-    def __init__(self, pickled: bytes) -> None:
-        self._pickled = pickled
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return unpack_error, (self._pickled,)
-
-
-def unpack_error(pickled: bytes) -> BaseException:
-    """Return the exception that `pickle_error` packed."""
-    packed = loads(pickled)
-    if len(packed) == 4:  # noqa: PLR2004 - the form of _pack_state
-        kind, args, state, chain = packed
-        error = kind.__new__(kind, *args)
-        _CHAIN["args"].__set__(error, args)
-        error.__dict__.update(state)
-    else:
-        error, chain = packed
-    if not isinstance(error, BaseException):
-        msg = f"an exception came back as {type(error).__name__}"
-        raise TypeError(msg)
-    cause, context, suppress = chain
-    if cause is not None:
-        _CHAIN["__cause__"].__set__(error, unpack_error(cause))
-    if context is not None:
-        _CHAIN["__context__"].__set__(error, unpack_error(context))
-    _CHAIN["__suppress_context__"].__set__(error, suppress)
-    return error
-
-
 def dump_results(
     values: list[Any],
     errors: dict[int, BaseException],
@@ -273,8 +134,22 @@ def dump_results(
                 item=short_repr(values[offset])
             )
 
-        payload = dumps((dump_parts(values, refused), failures))
+        payload = dumps((_dump_parts(values, refused), failures))
     return bool(failures), payload
+
+
+def _dump_parts(values: Iterable[Any], refused: Callable[[int, Exception], None]) -> list[Any]:
+    """Return `values`, with None and a call of `refused` for each that cannot be pickled."""
+    kept: list[Any] = []
+    for offset, value in enumerate(values):
+        try:
+            dumps(value)
+        except Exception as error:
+            refused(offset, error)
+            kept.append(None)
+        else:
+            kept.append(value)
+    return kept
 
 
 def dump_result(
@@ -293,134 +168,193 @@ def dump_result(
     return dump_results([value], errors, func, os.getpid(), [item], dumps)
 
 
-class LoadedBroken:
-    """Stands where a part of a result could not be rebuilt."""
+def describe_failure(
+    error: BaseException, pid: int, item: str, function: str, kind: str = "task"
+) -> Failure:
+    """Return `error` in a form that always arrives."""
+    return Failure(
+        pickle_error(error),
+        type(error).__qualname__,
+        short_repr(error, 1000),
+        format_traceback(error),
+        pid,
+        item,
+        function,
+        kind,
+    )
+
+
+# Exceptions
+
+
+def pickle_error(error: BaseException) -> bytes | None:
+    """Return `error` pickled in a form that was seen to load again, None if there is none.
+
+    Its cause, context and notes travel with it, which plain pickling drops:
+    as a list of exceptions, each pickled once however many of the others
+    refer to it, and of the links between them, which may go round in circles.
+    """
+    packed = _Packed()
+    place = packed.place(error)
+    if place is None:
+        return None
+    # The list grows while it is walked: by what is only reached through a link.
+    links = [packed.links(one) for one in packed.errors]
+    return pickle.dumps((place, packed.pickles, links), PROTOCOL)
+
+
+def unpack_error(pickled: bytes) -> BaseException:
+    """Return the exception that `pickle_error` packed."""
+    place, pickles, links = loads(pickled)
+    errors: list[BaseException] = []
+    for one in pickles:
+        errors.append(_make(one, errors))
+    for error, (cause, context, suppress) in zip(errors, links, strict=True):
+        if cause is not None:
+            _SLOTS["__cause__"].__set__(error, errors[cause])
+        if context is not None:
+            _SLOTS["__context__"].__set__(error, errors[context])
+        _SLOTS["__suppress_context__"].__set__(error, suppress)
+    packed: BaseException = errors[place]
+    return packed
+
+
+# Attributes of exceptions, whatever a class of them does when they are set.
+_SLOTS: Any = BaseException.__dict__
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
+
+
+class _State(NamedTuple):
+    """An exception to be made without a call of its `__init__`."""
+
+    kind: Any
+    args: Any
+    attributes: dict[str, Any]
+
+
+class _Place(NamedTuple):
+    """Stands for an exception among the arguments or attributes of another."""
+
+    place: int
+
+
+class _Packed:
+    """Exceptions, pickled one by one: what one is made of comes before it."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+        self.pickles: list[bytes] = []
+        self._places: dict[int, int | None] = {}
+        self._met: list[BaseException] = []  # So that no two have the same id.
+
+    def place(self, error: BaseException) -> int | None:
+        """Return where `error` is in the list, None if it cannot be pickled."""
+        if id(error) not in self._places:
+            self._met.append(error)
+            # Until it is there, nothing that it is made of can refer to it.
+            self._places[id(error)] = None
+            if (pickled := self._pickle(error)) is not None:
+                self._places[id(error)] = len(self.errors)
+                self.errors.append(error)
+                self.pickles.append(pickled)
+        return self._places[id(error)]
+
+    def links(self, error: BaseException) -> tuple[int | None, int | None, bool]:
+        """Return the places of its cause and context, and whether the context is not shown."""
+        cause, context, suppress = (
+            _SLOTS[name].__get__(error)
+            for name in ("__cause__", "__context__", "__suppress_context__")
+        )
+        return (
+            None if cause is None else self.place(cause),
+            None if context is None else self.place(context),
+            suppress,
+        )
+
+    def _pickle(self, error: BaseException) -> bytes | None:
+        kind: Any = type(error)
+        forms = [_whole, self._state]
+        if isinstance(error, _GROUP) and kind.__reduce__ is BaseException.__reduce__:
+            forms.reverse()  # As a whole its members would lose their causes.
+        for form in forms:
+            try:
+                pickled = dumps(form(error))
+                _make(pickled, self.errors)
+            except BaseException:  # noqa: S112 - the next form, or none
+                continue
+            return pickled
+        return None
+
+    def _state(self, error: BaseException) -> _State:
+        """Return `error` as it is rebuilt if its class cannot be called with `args`.
+
+        That is how `BaseException.__reduce__` has it, which fails for a class
+        whose `__init__` asks for something else (python/cpython#103061).
+        """
+        attributes = {}
+        for name, value in vars(error).items():
+            part = self._refer(value)
+            try:
+                dumps(part)
+            except Exception:  # noqa: S112 - that attribute stays behind
+                continue
+            attributes[name] = part
+        args = self._refer(tuple(error.args))
+        try:
+            dumps(args)
+        except Exception:
+            args = tuple(short_repr(arg, 1000) for arg in error.args)
+        return _State(type(error), args, attributes)
+
+    def _refer(self, part: Any) -> Any:
+        """Return `part` with the places of the exceptions in it, for they travel by themselves."""
+        if isinstance(part, BaseException):
+            place = self.place(part)
+            return part if place is None else _Place(place)
+        if type(part) in (list, tuple):
+            return type(part)(map(self._refer, part))
+        return part
+
+
+def _make(pickled: bytes, errors: list[BaseException]) -> BaseException:
+    """Return the exception of one pickle, made of `errors` perhaps."""
+
+    def resolve(part: Any) -> Any:
+        if type(part) is _Place:
+            return errors[part.place]
+        if type(part) in (list, tuple):
+            return type(part)(map(resolve, part))
+        return part
+
+    error: Any = loads(pickled)
+    if type(error) is _State:
+        kind, args, attributes = error.kind, resolve(error.args), error.attributes
+        error = kind.__new__(kind, *args)
+        _SLOTS["args"].__set__(error, args)
+        error.__dict__.update((name, resolve(part)) for name, part in attributes.items())
+    if not isinstance(error, BaseException):
+        msg = f"an exception came back as {type(error).__name__}"
+        raise TypeError(msg)
+    return error
+
+
+def _whole(error: BaseException) -> Any:
+    reducer = copyreg.dispatch_table.get(type(error))
+    if getattr(reducer, "__module__", None) == "tblib.pickling_support":
+        # Dask has it installed. Of an exception whose class has an `__init__`
+        # in C it loses what is not in its `__dict__`, the code of SystemExit say.
+        return _ByItself(error)
+    return error
+
+
+class _ByItself:
+    """Stands in a pickle for an exception that is reduced by its own class."""
 
     def __init__(self, error: BaseException) -> None:
-        self.error = error
+        self._error = error
 
-    def __setstate__(self, _state: object) -> None:
-        """Take nothing of what was to be there."""
-
-
-def load_tolerantly(
-    payload: bytes, buffers: Sequence[memoryview] = ()
-) -> tuple[Any, list[BaseException | None]]:
-    """Return a list of values of which some do not unpickle, and the error of each, or None.
-
-    The slow way, taken only after the fast one has failed, to spare the items
-    that travelled in the same frame as a broken one.
-    """
-    value = cast("Any", _TolerantUnpickler(io.BytesIO(payload), buffers=buffers).load())
-    values = value[0] if isinstance(value, tuple) else value
-    return value, [_find_broken(part) for part in values]
-
-
-_Unpickler: Any = pickle._Unpickler  # noqa: SLF001 - the one in Python
-
-
-class _TolerantUnpickler(_Unpickler):  # type: ignore[misc]
-    """The pure-Python unpickler, with a stand-in for each object that raises while it is made."""
-
-    dispatch: ClassVar[dict[int, Any]] = dict(_Unpickler.dispatch)
-
-    def _make(self, load: Callable[[Any], None], drop: int) -> None:
-        """Make an object of the topmost `drop` entries of the stack."""
-        stack = list(self.stack)
-        parts = stack[len(stack) - drop :]
-        try:
-            load(self)
-        except BaseException as error:
-            pass_on_interrupt(error)
-            self.stack[:] = stack[: len(stack) - drop]
-            # One that lacks a broken part is broken by that.
-            first = next((part for part in parts if type(part) is LoadedBroken), None)
-            self.append(first or LoadedBroken(error))
-
-    def _fill(self, load: Callable[[Any], None]) -> None:
-        """Fill the object below what it is to be filled with."""
-        try:
-            load(self)
-        except BaseException as error:
-            pass_on_interrupt(error)
-            half_made = self.stack[-1]
-            if type(half_made) is not LoadedBroken:
-                self.stack[-1] = broken = LoadedBroken(error)
-                # Nobody else who refers to it is to get it half made.
-                for number, known in self.memo.items():
-                    if known is half_made:
-                        self.memo[number] = broken
-
-    def _gather(self, load: Callable[[Any], None]) -> None:
-        """Make an object of all above the last mark."""
-        try:
-            load(self)
-        except BaseException as error:
-            pass_on_interrupt(error)
-            self.append(LoadedBroken(error))
-
-
-def _tolerant(way: Callable[..., None], opcode: bytes, *drop: int) -> None:
-    load = _TolerantUnpickler.dispatch[opcode[0]]
-    _TolerantUnpickler.dispatch[opcode[0]] = lambda self: way(self, load, *drop)
-
-
-# How many entries each opcode takes off the stack before it pushes one.
-_tolerant(_TolerantUnpickler._make, pickle.REDUCE, 2)
-_tolerant(_TolerantUnpickler._make, pickle.NEWOBJ, 2)
-_tolerant(_TolerantUnpickler._make, pickle.NEWOBJ_EX, 3)
-_tolerant(_TolerantUnpickler._make, pickle.STACK_GLOBAL, 2)
-# An `append`, `__setitem__` or `__hash__` of users' may raise just as well.
-for _opcode in (
-    pickle.BUILD,
-    pickle.APPEND,
-    pickle.APPENDS,
-    pickle.SETITEM,
-    pickle.SETITEMS,
-    pickle.ADDITEMS,
-):
-    _tolerant(_TolerantUnpickler._fill, _opcode)  # noqa: SLF001
-_tolerant(_TolerantUnpickler._gather, pickle.FROZENSET)  # noqa: SLF001
-
-
-def _find_broken(value: object) -> BaseException | None:
-    found: list[BaseException] = []
-
-    class Finder(pickle.Pickler):
-        def persistent_id(self, obj: object) -> str | None:
-            if isinstance(obj, LoadedBroken):
-                found.append(obj.error)
-                return "broken"
-            return None
-
-    try:
-        Finder(io.BytesIO(), PROTOCOL).dump(value)
-    except BaseException as error:
-        pass_on_interrupt(error)
-        # It came by value perhaps, and would go so: that does not make it broken.
-        found += _broken_within(value)
-    return found[0] if found else None
-
-
-def _broken_within(value: object) -> list[BaseException]:
-    """Return the errors of what is broken in a value that cannot be pickled again."""
-    import gc
-
-    found: list[BaseException] = []
-    seen: set[int] = set()
-    left = [value]
-    while left:
-        part = left.pop()
-        if id(part) in seen or isinstance(part, (type, types.ModuleType)):
-            continue
-        seen.add(id(part))
-        if type(part) is LoadedBroken:
-            found.append(part.error)
-        elif isinstance(part, types.FunctionType):  # not its globals
-            left += [part.__closure__, part.__defaults__, part.__dict__]
-        else:
-            left += gc.get_referents(part)
-    return found
+    def __reduce__(self) -> Any:
+        return self._error.__reduce_ex__(PROTOCOL)
 
 
 def is_main_function(func: object) -> bool:
@@ -436,16 +370,13 @@ __all__ = [
     "LARGE_PICKLE",
     "PLAIN",
     "PROTOCOL",
-    "LoadedBroken",
     "Pickled",
     "describe_failure",
-    "dump_parts",
     "dump_result",
     "dump_results",
     "dumps",
     "dumps_call",
     "is_main_function",
-    "load_tolerantly",
     "loads",
     "pickle_error",
     "unpack_error",
