@@ -566,6 +566,31 @@ def test_task_that_closes_all_descriptors_loses_nothing(
     assert_full_width(process_pool, worker_ids)
 
 
+def test_task_that_closes_all_descriptors_is_told_of_in_one_line(start_script, start_method):
+    """What a worker prints that can send nothing any more is no traceback of ours."""
+    script = start_script(
+        """
+import os
+
+def close(item):
+    if item == 3:
+        os.closerange(3, 4096)
+    return item
+
+with open_pool() as pool:
+    print(pool.map(close, range(10), chunksize=5))
+    pool.close()
+    pool.join()
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stdout == f"{list(range(10))}\n"
+    (said,) = finished.stderr.splitlines()
+    assert "a task has closed its channel to the pool" in said
+
+
 def test_worker_killed_while_it_starts_is_replaced_though_nobody_waits(process_pool):
     """Its successor starts after a pause, when all calls may be over."""
     process_pool.map(abs, range(4))

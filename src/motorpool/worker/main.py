@@ -1,5 +1,6 @@
 """A worker process: read frames, run chunks, send results, until told to stop."""
 
+import errno
 import os
 import select
 from _signal import signal as set_handler  # type: ignore[import-not-found]
@@ -474,7 +475,12 @@ def work(
     pid = os.getpid()
     try:
         worker.serve(setup)
-    except OSError:
+    except OSError as error:
         if os.getpid() == pid:
-            raise
+            if error.errno != errno.EBADF:
+                raise
+            says = f"motorpool: worker {pid} ends, for a task has closed its channel to the pool. "
+            with suppress(OSError):
+                os.write(2, f"{says}Its results are kept, and another takes over.\n".encode())
+            raise SystemExit(1) from None
         # A child that a task forked has come back from the task: it ends like any program.
