@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+import workloads
+
 
 class Quits(BaseException):
     """An exception that is no Exception."""
@@ -180,3 +182,17 @@ class Submits:
     def __reduce__(self):
         Submits.promised = Submits.pool.apply_async(abs, (-3,))
         return int, ()
+
+
+def endless(leaf):
+    """Return a list of two references to such a list, and so on: 2**60 ways to `leaf`."""
+    for _ in range(60):
+        leaf = [leaf, leaf]
+    return leaf
+
+
+def raise_with_endless(item):
+    """Raise an error of a class that asks for arguments, with an endless attribute."""
+    error = workloads.NeedsTwo("left", "right")
+    error.data = item
+    raise error

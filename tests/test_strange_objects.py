@@ -1,6 +1,8 @@
 """Objects whose special methods raise: each costs its own item, and nobody else's."""
 
 import functools
+import threading
+import traceback
 
 import pytest
 
@@ -129,3 +131,35 @@ def test_pickling_may_ask_the_pool_for_more(process_pool):
     strange.Submits.pool = process_pool
     assert outcome(process_pool.apply_async(workloads.same, (strange.Submits(),))) == 0
     assert outcome(strange.Submits.promised) == 3
+
+
+def test_object_without_an_end_is_told_of_at_once(pool):
+    """Of a container no more is looked at than is shown: it may have an endless `repr`."""
+    item = strange.endless(5)
+    with pytest.raises(workloads.NeedsTwo, match="left-right") as caught:
+        pool.map(strange.raise_with_endless, [item])
+
+    assert caught.value.data[0][1] is caught.value.data[1][1]
+    assert_alive(pool)
+
+
+def test_endless_object_that_cannot_be_sent_is_refused_at_once(process_pool):
+    """The path to the part that fails is found, whatever else leads there."""
+    item = strange.endless(threading.Lock())
+    with pytest.raises(motorpool.NotPicklableError, match=r"item 0 \[\[\[.*because of \[0\]\[0\]"):
+        process_pool.map(workloads.square, [item])
+    assert_alive(process_pool)
+
+
+def test_items_are_named_as_their_repr_begins(pool):
+    """Errors name an item as `repr` does, cut to 100 characters, one within itself too."""
+    items = [[], [1], [1, "a'b"], (), (1,), (1, b"2"), {}, {1: (2,), "3": [4]}, set(), {1}]
+    items += [frozenset(), frozenset({1}), bytearray(b"1"), None, 1.5, list(range(100)), "x" * 200]
+    items += [[1], {}]
+    items[-2].append(items[-2])
+    items[-1][1] = items[-1]
+    errors = pool.map(workloads.fail, items, on_error="return")
+
+    for number, (item, error) in enumerate(zip(items, errors, strict=True)):
+        shown = repr(item) if len(repr(item)) <= 100 else f"{repr(item)[:97]}..."
+        assert f"item {number}, {shown}, of fail" in "".join(traceback.format_exception(error))

@@ -293,49 +293,56 @@ class _Packed:
         """
         attributes = {}
         for name, value in vars(error).items():
-            part = self._refer(value)
             try:
+                part = _exchanged(value, self._refer)
                 dumps(part)
             except Exception:  # noqa: S112 - that attribute stays behind
                 continue
             attributes[name] = part
-        args = self._refer(tuple(error.args))
         try:
+            args = _exchanged(tuple(error.args), self._refer)
             dumps(args)
         except Exception:
             args = tuple(short_repr(arg, 1000) for arg in error.args)
         return _State(type(error), args, attributes)
 
     def _refer(self, part: Any) -> Any:
-        """Return `part` with the places of the exceptions in it, for they travel by themselves."""
-        if isinstance(part, BaseException):
-            place = self.place(part)
-            return part if place is None else _Place(place)
-        if type(part) in (list, tuple):
-            return type(part)(map(self._refer, part))
-        return part
+        """Return the place of an exception, which travels by itself; of anything else, itself."""
+        place = self.place(part) if isinstance(part, BaseException) else None
+        return part if place is None else _Place(place)
 
 
 def _make(pickled: bytes, errors: list[BaseException]) -> BaseException:
     """Return the exception of one pickle, made of `errors` perhaps."""
 
     def resolve(part: Any) -> Any:
-        if type(part) is _Place:
-            return errors[part.place]
-        if type(part) in (list, tuple):
-            return type(part)(map(resolve, part))
-        return part
+        return errors[part.place] if type(part) is _Place else part
 
     error: Any = loads(pickled)
     if type(error) is _State:
-        kind, args, attributes = error.kind, resolve(error.args), error.attributes
+        kind, args = error.kind, _exchanged(error.args, resolve)
+        attributes = {name: _exchanged(one, resolve) for name, one in error.attributes.items()}
         error = kind.__new__(kind, *args)
         _SLOTS["args"].__set__(error, args)
-        error.__dict__.update((name, resolve(part)) for name, part in attributes.items())
+        error.__dict__.update(attributes)
     if not isinstance(error, BaseException):
         msg = f"an exception came back as {type(error).__name__}"
         raise TypeError(msg)
     return error
+
+
+def _exchanged(
+    part: Any, exchange: Callable[[Any], Any], seen: dict[int, Any] | None = None
+) -> Any:
+    """Return `part`, or of lists and tuples a copy, with all in it as `exchange` returns it."""
+    if type(part) not in (list, tuple):
+        return exchange(part)
+    # Each is copied once: there may be endless ways to it.
+    seen = {} if seen is None else seen
+    if id(part) not in seen:
+        seen[id(part)] = part
+        seen[id(part)] = type(part)(_exchanged(one, exchange, seen) for one in part)
+    return seen[id(part)]
 
 
 def _whole(error: BaseException) -> Any:
