@@ -76,7 +76,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
 
     def reducer_override(self, obj: Any) -> Any:
         """Choose between name and value for a function or class."""
-        if not isinstance(obj, _NAMED):
+        if not issubclass(type(obj), _NAMED):  # `isinstance` may call code of the object's own
             return self._reduce_singleton(obj)
         home = home_of(obj)
         if home is not None and home[0] in MIRRORED:

@@ -27,6 +27,7 @@ Name = tuple[str, str]
 
 _MISSING = object()
 _MOST_CLOSURES = 100
+# Objects of users' are asked for no more than their `type`: `isinstance` may call code of theirs.
 _CODE = (type, types.FunctionType)
 # Of these a fork remembers the object itself; of others a weak reference if
 # there can be one, so that a large array that was deleted is not kept alive.
@@ -91,14 +92,16 @@ class Known:
     def outdated(self) -> list[Name]:
         """Return the functions and classes that the parent has bound anew since, and can send."""
         if self._code is None:
-            code = {n: known for n, known in self._objects.items() if isinstance(known, _CODE)}
+            code = {
+                n: known for n, known in self._objects.items() if issubclass(type(known), _CODE)
+            }
             self._code = Bindings(code)
         if self._code.are_current():
             return []
         return [
             name
             for name, current in self._code.changed()
-            if isinstance(current, _CODE) and self._unsendable.get(name) is not current
+            if issubclass(type(current), _CODE) and self._unsendable.get(name) is not current
         ]
 
     def keep_old(self, name: Name) -> None:
@@ -120,7 +123,7 @@ def inherited_by_fork() -> dict[Name, Any]:
 
 def remember(value: Any) -> Any:
     """Return `value`, or a weak reference to it if it may be large."""
-    if isinstance(value, _KEPT):
+    if issubclass(type(value), _KEPT):
         return value
     try:
         return weakref.ref(value)
@@ -174,7 +177,7 @@ def closure(roots: Iterable[Name]) -> Closure:
 def _homes_of_parts(value: Any) -> list[Name]:
     from motorpool.names import MIRRORED, home_of
 
-    parts = [*getattr(value, "__mro__", ())[1:], type(value)]
+    parts = [*(value.__mro__[1:] if issubclass(type(value), type) else ()), type(value)]
     homes = (home_of(part) for part in parts)
     return [home for home in homes if home is not None and home[0] in MIRRORED]
 
@@ -269,9 +272,10 @@ def in_order(names: dict[Name, Any]) -> list[tuple[Name, Any]]:
 
     def rank(entry: tuple[Name, Any]) -> tuple[int, int]:
         value = entry[1]
-        if isinstance(value, type):
+        kind = type(value)
+        if issubclass(kind, type):
             return 1, len(value.__mro__)
-        return (0 if isinstance(value, types.FunctionType) else 2), 0
+        return (0 if kind is types.FunctionType else 2), 0
 
     return sorted(names.items(), key=rank)
 

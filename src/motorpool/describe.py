@@ -1,7 +1,6 @@
 """How messages call functions, items and failures; none of it ever raises."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 from motorpool.interrupts import pass_on_interrupt
 from motorpool.typed import Any
@@ -60,6 +59,16 @@ def _pieces(value: Any, limit: int, around: tuple[int, ...]) -> Iterator[str]:
         yield "," + closing if kind is tuple and len(value) == 1 else closing
 
 
+def error_text(error: BaseException) -> str:
+    """Return the class and the message of `error`."""
+    name = type(error).__name__
+    try:
+        return f"{name}: {error}"
+    except BaseException as second:
+        pass_on_interrupt(second)
+        return f"{name} whose str raised {type(second).__name__}"
+
+
 def function_name(func: object) -> str:
     """Return the name a user would call `func` by."""
     name = _attribute(func, "__qualname__")
@@ -70,9 +79,11 @@ def function_name(func: object) -> str:
 
 
 def _attribute(obj: object, name: str) -> object:
-    with suppress(Exception):
+    try:
         return getattr(obj, name, None)
-    return None
+    except BaseException as error:
+        pass_on_interrupt(error)
+        return None
 
 
 def format_traceback(error: BaseException) -> str:

@@ -4,8 +4,9 @@ import functools
 import pickle
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 
-from motorpool.describe import function_name, short_repr
+from motorpool.describe import error_text, function_name, short_repr
 from motorpool.errors import NotPicklableError
 from motorpool.interrupts import pass_on_interrupt
 from motorpool.serialization import dumps
@@ -24,9 +25,7 @@ def not_picklable(what: str, obj: object, error: BaseException) -> NotPicklableE
     of that was called.
     """
     path, part = find_unpicklable(obj)
-    refused = _kind_for(error)(
-        f"{what} {_name(obj)}", path, short_repr(part), f"{type(error).__name__}: {error}"
-    )
+    refused = _refusal(error, f"{what} {_name(obj)}", path, short_repr(part), error_text(error))
     refused.__cause__ = _without_picklers(error)
     return refused
 
@@ -45,15 +44,16 @@ def _is_of_picklers(frame: types.FrameType) -> bool:
     return module.partition(".")[0] in _PICKLERS
 
 
-def _kind_for(error: BaseException) -> type[NotPicklableError]:
+def _refusal(error: BaseException, *told: str) -> NotPicklableError:
     """Return a NotPicklableError that `except` clauses for the pickler's own error catch too."""
-    if isinstance(error, pickle.PicklingError):
-        return NotPicklableError
-    try:
-        named = {"__module__": NotPicklableError.__module__}
-        return type("NotPicklableError", (NotPicklableError, type(error)), named)
-    except TypeError:  # Not all classes can be combined.
-        return NotPicklableError
+    if not isinstance(error, pickle.PicklingError):
+        # Not all classes can be combined, or made of these arguments.
+        with suppress(Exception):
+            named = {"__module__": NotPicklableError.__module__}
+            kind = type("NotPicklableError", (NotPicklableError, type(error)), named)
+            refused: NotPicklableError = kind(*told)
+            return refused
+    return NotPicklableError(*told)
 
 
 def _name(obj: object) -> str:
@@ -64,16 +64,19 @@ def find_unpicklable(obj: object) -> tuple[str, object]:
     """Return the path to the innermost part that fails, and that part."""
     path = ""
     seen = {id(obj)}
-    for _ in range(_DEPTH):
-        if _refuses(obj):
-            break
-        for step, part in _parts(obj):
-            if id(part) not in seen and not _can_be_sent(part):
-                seen.add(id(part))
-                path, obj = path + step, part
+    try:
+        for _ in range(_DEPTH):
+            if _refuses(obj):
                 break
-        else:
-            break
+            for step, part in _parts(obj):
+                if id(part) not in seen and not _can_be_sent(part):
+                    seen.add(id(part))
+                    path, obj = path + step, part
+                    break
+            else:
+                break
+    except BaseException as error:  # An object may refuse to be looked at.
+        pass_on_interrupt(error)
     return path, obj
 
 
@@ -108,7 +111,7 @@ def _parts(obj: Any) -> Iterator[tuple[str, object]]:
     elif isinstance(obj, types.FunctionType):
         yield from _parts_of_function(obj)
     elif isinstance(obj, dict):
-        yield from ((f"[{key!r}]", part) for key, part in list(obj.items())[:_WIDTH])
+        yield from ((f"[{short_repr(key)}]", part) for key, part in list(obj.items())[:_WIDTH])
     elif isinstance(obj, (list, tuple)):
         yield from ((f"[{i}]", part) for i, part in enumerate(obj[:_WIDTH]))
     elif isinstance(obj, (set, frozenset)):

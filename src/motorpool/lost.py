@@ -8,6 +8,7 @@ import signal
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
+from motorpool.describe import error_text
 from motorpool.errors import MotorpoolError, PoolClosedError, RemoteTraceback
 from motorpool.sizes import format_size
 
@@ -99,7 +100,7 @@ class WorkerLostError(MotorpoolError, BrokenProcessPool):
         how = " with a new worker" if self.pid else ""
         # What a cluster told of its process; not a traceback, if a task passes this error on.
         if self.__cause__ is not None and not isinstance(self.__cause__, RemoteTraceback):
-            ended += f" ({type(self.__cause__).__name__}: {self.__cause__})"
+            ended += f" ({error_text(self.__cause__)})"
         return f"{who} {ended} while it {self._work()}.{self._hint()} The pool goes on{how}."
 
     def _work(self) -> str:

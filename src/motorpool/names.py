@@ -40,25 +40,36 @@ def _codes(obj: object, seen: set[int]) -> Iterator[CodeType]:
     if id(obj) in seen:
         return
     seen.add(id(obj))
-    if isinstance(obj, FunctionType):
+    if type(obj) is FunctionType:
         yield obj.__code__
     for part in _parts_with_code(obj):
         yield from _codes(part, seen)
 
 
 def _parts_with_code(obj: Any) -> Iterator[object]:
-    if isinstance(obj, FunctionType):
+    # By its `type`: `isinstance` and `hasattr` may call code of the object's own.
+    kind = type(obj)
+    if kind is FunctionType:
         for cell in obj.__closure__ or ():
             with suppress(ValueError):  # empty so far
                 yield cell.cell_contents
-    elif isinstance(obj, (classmethod, staticmethod, types.MethodType)):
+    elif issubclass(kind, (classmethod, staticmethod, types.MethodType)):
         yield obj.__func__
-    elif isinstance(obj, property):
+    elif issubclass(kind, property):
         yield from (obj.fget, obj.fset, obj.fdel)
-    elif isinstance(obj, type):
+    elif issubclass(kind, type):
         yield from vars(obj).values()
-    elif hasattr(obj, "__wrapped__"):
-        yield obj.__wrapped__
+    elif _has_wrapped(obj):
+        with suppress(Exception):
+            yield obj.__wrapped__
+
+
+def _has_wrapped(obj: object) -> bool:
+    """Tell whether `obj` has a `__wrapped__`, be there a `__getattr__` or not that makes it up."""
+    places = [vars(kind) for kind in type(obj).__mro__]
+    with suppress(Exception):
+        places.append(object.__getattribute__(obj, "__dict__"))
+    return any("__wrapped__" in place for place in places)
 
 
 def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
