@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import threading
 
 import workloads
 
@@ -196,3 +197,77 @@ def raise_with_endless(item):
     error = workloads.NeedsTwo("left", "right")
     error.data = item
     raise error
+
+
+class ReprRaises:
+    """Cannot be shown."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+class AttributesRaise:
+    """Tells nobody what it has."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    @property
+    def __dict__(self):
+        raise RuntimeError("no attributes")
+
+
+class SlotRaises:
+    """Has a slot that raises when it is read."""
+
+    __slots__ = ("lock", "value")
+
+    def __getattribute__(self, name):
+        if name == "value":
+            raise RuntimeError("no value")
+        return object.__getattribute__(self, name)
+
+
+class NothingWorks:
+    """Has nothing at all."""
+
+    def __getattribute__(self, name):
+        raise KeyError(name)
+
+
+class ClassRaises:
+    """Does not tell its class."""
+
+    @property
+    def __class__(self):
+        raise RuntimeError("no class")
+
+    def __reduce__(self):
+        raise RuntimeError("no pickle")
+
+
+class WordlessError(Exception):
+    """An error whose message raises, and that cannot be made of a message."""
+
+    def __new__(cls):
+        return super().__new__(cls)
+
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+class RaisesWordless:
+    """Refuses to be pickled, and does not say why."""
+
+    def __reduce__(self):
+        raise WordlessError
+
+
+UNSENDABLE = {
+    "key without a repr": lambda: {ReprRaises(): threading.Lock()},
+    "attributes": AttributesRaise,
+    "slot": SlotRaises,
+    "nothing": NothingWorks,
+    "class": ClassRaises,
+    "wordless error": RaisesWordless,
+}

@@ -132,6 +132,64 @@ with start_pool() as pool:
     assert printed == ["[100, 101, 102]"]
 
 
+def test_decorators_of_wrapt_are_kept(lines):
+    """What they make of functions and methods cannot be pickled by itself."""
+    printed = lines(
+        """
+import wrapt
+OFFSET = 10
+def add_offset(number):
+    return number + OFFSET
+@wrapt.decorator
+def marked(wrapped, instance, args, kwargs):
+    return "marked", wrapped(*args, **kwargs)
+@marked
+def shift(number):
+    return add_offset(number)
+class Shifter:
+    @marked
+    def shift(self, number):
+        return add_offset(number)
+def each(number):
+    return shift(number), Shifter().shift(number)
+with start_pool() as pool:
+    print(pool.map(each, [1]))
+    print(pool.map(shift, [1]), pool.map(Shifter().shift, [2]))
+"""
+    )
+
+    assert printed == [
+        "[(('marked', 11), ('marked', 11))]",
+        "[('marked', 11)] [('marked', 12)]",
+    ]
+
+
+def test_objects_that_make_up_attributes_are_no_functions(lines):
+    """A proxy or a client of a database has any attribute that it is asked for."""
+    printed = lines(
+        """
+class Proxy:
+    def __getattr__(self, name):
+        if name.startswith("__") and name != "__wrapped__":
+            raise AttributeError(name)
+        return Proxy()
+    def __call__(self, *args):
+        return args
+class Opaque:
+    @property
+    def __class__(self):
+        raise RuntimeError("not yet")
+proxy, opaque = Proxy(), Opaque()
+def call(number):
+    return proxy.some.thing(number)
+with start_pool() as pool:
+    print(pool.map(call, [1, 2]), pool.map(proxy, [3]))
+"""
+    )
+
+    assert printed == ["[(1,), (2,)] [(3,)]"]
+
+
 def test_what_tasks_bind_themselves_need_not_be_sendable(lines):
     """A connection that an initializer or a task opens may be open here, too."""
     printed = lines(

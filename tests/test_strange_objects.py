@@ -163,3 +163,15 @@ def test_items_are_named_as_their_repr_begins(pool):
     for number, (item, error) in enumerate(zip(items, errors, strict=True)):
         shown = repr(item) if len(repr(item)) <= 100 else f"{repr(item)[:97]}..."
         assert f"item {number}, {shown}, of fail" in "".join(traceback.format_exception(error))
+
+
+@pytest.mark.parametrize("name", strange.UNSENDABLE)
+def test_item_that_refuses_to_be_looked_at_is_refused_alone(process_pool, name):
+    """Whatever it raises while the part is looked for that cannot be sent."""
+    others = process_pool.map_async(workloads.nap, [0.3] * 2, chunksize=1)
+    item = strange.UNSENDABLE[name]()
+    with pytest.raises(motorpool.NotPicklableError, match="item 1 "):
+        process_pool.map(workloads.same, [0, item, 2], chunksize=3)
+    with pytest.raises(motorpool.NotPicklableError, match="item 0 "):
+        process_pool.apply(workloads.same, (item,))
+    assert_alive(process_pool, others)

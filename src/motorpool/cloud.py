@@ -77,7 +77,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, obj: Any) -> Any:
         """Choose between name and value for a function or class."""
         if not issubclass(type(obj), _NAMED):  # `isinstance` may call code of the object's own
-            return self._reduce_singleton(obj)
+            return self._reduce_instance(obj)
         home = home_of(obj)
         if home is not None and home[0] in MIRRORED:
             self.needed.add(home)
@@ -100,6 +100,26 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(obj, type) and isinstance(reduced, tuple):
             reduced = self._without_hooks(obj, reduced)
         return reduced
+
+    def _reduce_instance(self, obj: Any) -> Any:
+        wrapt = sys.modules.get("wrapt")
+        if wrapt is not None and issubclass(type(obj), wrapt.FunctionWrapper):
+            return self._reduce_wrapper(obj, wrapt.FunctionWrapper)
+        if wrapt is not None and issubclass(type(obj), wrapt.BoundFunctionWrapper):
+            return _reduce_bound_wrapper(obj)
+        return self._reduce_singleton(obj)
+
+    def _reduce_wrapper(self, obj: Any, plain: type) -> Any:
+        """Send what a decorator of wrapt's has made of a function: it refuses by itself."""
+        home = home_of(obj)
+        if home is not None and home[0] in MIRRORED:
+            self.needed.add(home)
+        if home is not None and home not in self.by_value:
+            return obj.__qualname__
+        kind = type(obj)
+        if kind is not plain and not kind.__module__.startswith("wrapt."):
+            return NotImplemented  # Of a class of somebody's own, which may need more than this.
+        return _rewrap, (obj.__wrapped__, obj._self_wrapper, obj._self_enabled)  # noqa: SLF001
 
     def _reduce_singleton(self, obj: Any) -> Any:
         """Send what pickles itself as a name, of a class of the script's say, where it is defined.
@@ -136,6 +156,17 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.needed.update((module, name) for name in slots["__globals__"])
             slots["__globals__"] = {}
         return reduced
+
+
+def _rewrap(*arguments: Any) -> Any:
+    import wrapt
+
+    return wrapt.FunctionWrapper(*arguments)
+
+
+def _reduce_bound_wrapper(obj: Any) -> Any:
+    instance = obj._self_instance  # noqa: SLF001 - wrapt has no public name for it
+    return NotImplemented if instance is None else (getattr, (instance, obj.__name__))
 
 
 def _class_by_value(kind: type) -> Any:
