@@ -8,7 +8,7 @@ import pytest
 
 import array_tasks
 import workloads
-from conftest import DEADLINE, build_pool, eventually
+from conftest import DEADLINE, START_METHODS, build_pool, eventually
 
 DESCRIPTORS = """
 import gc, resource
@@ -234,6 +234,54 @@ def test_pool_does_without_proc(start_script, engine):
 
 
 # Much of everything
+
+
+@pytest.mark.parametrize(
+    "lack", ["del sys.argv", "time.monotonic = time.perf_counter = lambda: 5.0"]
+)
+def test_pool_does_without_arguments_and_clocks(start_script, start_method, lack):
+    """A program that embeds Python has no `sys.argv`; tests stop the clocks that Python reads."""
+    script = start_script(
+        f"""
+import time
+{lack}
+with open_pool() as pool:
+    print(pool.map(abs, range(-2, 3)))
+    try:
+        pool.map(workloads.fail, [1])
+    except ValueError as error:
+        print("failed")
+    pool.close()
+    pool.join()
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines() == ["[2, 1, 0, 1, 2]", "failed"]
+
+
+@pytest.mark.parametrize("start_method", sorted({"spawn", "forkserver"} & {*START_METHODS}))
+def test_program_without_an_interpreter_is_told_so(start_script, start_method):
+    """Where Python is embedded, `sys.executable` may be None."""
+    finished = start_script(
+        """
+sys.executable = None
+multiprocessing.set_executable(None)
+with open_pool() as pool:
+    try:
+        pool.map(abs, [1])
+    except motorpool.WorkerStartError as error:
+        print(error)
+""",
+        start_method,
+    ).finish()
+
+    assert finished.stdout.startswith("no worker can be started: ")
+    assert finished.stdout.endswith(
+        "sys.executable names no interpreter: see multiprocessing.set_executable\n"
+    )
 
 
 @pytest.mark.alone

@@ -228,7 +228,8 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     make, arguments = cloudpickle.Pickler.dispatch_table[CodeType](code)
     # Cloudpickle hides the file's name from version 3.1 on; tracebacks need it.
     return make, tuple(
-        code.co_filename if argument == "<dynamic-code>" else argument for argument in arguments
+        code.co_filename if type(argument) is str and argument == "<dynamic-code>" else argument
+        for argument in arguments
     )
 
 

@@ -14,7 +14,6 @@ from _signal import (  # type: ignore[import-not-found] # `signal` makes enums o
 )
 from collections.abc import Callable
 from multiprocessing import process, spawn, util
-from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import set_spawning_popen
 
 from motorpool.engines.server import ForkServer
@@ -65,7 +64,7 @@ class ServedPopen(SpawnedPopen):
         """Ask the server for the exit code."""
         if flag == os.WNOHANG and not self._is_gone():
             return None
-        wait_for([self.sentinel])
+        self.await_end()
         code, peak = _SERVER.reap(self.pid)
         self.peak = peak << 10 if peak else None
         return self.reaped_by_others() if code is None else code
@@ -126,12 +125,16 @@ def child_program(last: str) -> str:
     here = os.path.abspath(__file__ + "/../../..")  # noqa: PTH100 - `pathlib` is slow to import
     if here not in path:
         path.append(here)
-    return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {sys.argv!r}; {last}"
+    argv = getattr(sys, "argv", [])  # A program that embeds Python may have none.
+    return f"import sys; sys.path[:] = {path!r}; sys.argv[:] = {argv!r}; {last}"
 
 
 def _spawn(code: str, fds: list[int]) -> int:
     """Run `code` in an interpreter with our options that inherits `fds`; return its pid."""
-    executable = os.fsencode(spawn.get_executable())
+    executable = os.fsencode(spawn.get_executable() or "")
+    if not executable:
+        msg = "sys.executable names no interpreter: see multiprocessing.set_executable"
+        raise FileNotFoundError(msg)
     options = util._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
     if sys.version_info >= (3, 11) and not _directory():
         options.append("-P")  # Without it CPython 3.13.0 looks there when it imports, and fails.
