@@ -114,6 +114,38 @@ with start_pool() as pool:
     assert printed == ["[(400, 1, True, False), (800, 2, True, False)]", "[True, False] True"]
 
 
+def test_subclasses_register_once(lines):
+    """What a base noted of its subclasses is sent with it; those made later are noted there."""
+    printed = lines(
+        """
+class Base:
+    seen = []
+    def __init_subclass__(cls):
+        Base.seen.append(cls.__name__)
+class First(Base):
+    pass
+def of_base(_):
+    return Base.seen
+def of_first(_):
+    return First.__name__, Base.seen
+with start_pool() as pool:
+    print(pool.map(of_base, range(2), chunksize=1))
+    print(pool.map(of_first, range(2), chunksize=1))
+    class Second(Base):
+        pass
+    def of_second(_):
+        return Second.__name__, Base.seen
+    print(pool.map(of_second, range(2), chunksize=1))
+"""
+    )
+
+    assert printed == [
+        "[['First'], ['First']]",
+        "[('First', ['First']), ('First', ['First'])]",
+        "[('Second', ['First', 'Second']), ('Second', ['First', 'Second'])]",
+    ]
+
+
 def test_lambdas_in_globals_find_what_they_need(lines):
     """A function that is reached by way of a table has its own globals there."""
     printed = lines(

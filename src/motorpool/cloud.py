@@ -13,12 +13,13 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType
 
 import cloudpickle
 
-from motorpool.mirror import define, make_class, module_globals
+from motorpool.mirror import define, module_globals
 from motorpool.names import MIRRORED, Name, home_of
 from motorpool.reducers import reducers
 from motorpool.typed import Any
@@ -98,7 +99,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             # Slots must be there when a class is made; cloudpickle sets them afterwards.
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
         if isinstance(obj, type) and isinstance(reduced, tuple):
-            reduced = self._without_hooks(obj, reduced)
+            reduced = _without_hooks(obj, reduced)
         return reduced
 
     def _reduce_instance(self, obj: Any) -> Any:
@@ -139,15 +140,6 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             return NotImplemented
         return copyreg.__newobj__, (kind,), vars(obj)  # type: ignore[attr-defined]
 
-    def _without_hooks(self, cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Have a class made without the hooks that its class statement has called."""
-        bases = [base for base in cls.__mro__[1:-1] if "__init_subclass__" in vars(base)]
-        if not bases or reduced[0].__name__ != "_make_skeleton_class":
-            return reduced
-        homes = {base: home_of(base) for base in bases}
-        sent = [base for base in bases if homes[base] is None or homes[base] in self.by_value]
-        return make_class, (sent, *reduced[1]), *reduced[2:]
-
     def _dynamic_function_reduce(self, func: FunctionType) -> Any:
         reduced = super()._dynamic_function_reduce(func)
         module = self._mirror_ids.get(id(func.__globals__))
@@ -169,10 +161,71 @@ def _reduce_bound_wrapper(obj: Any) -> Any:
     return NotImplemented if instance is None else (getattr, (instance, obj.__name__))
 
 
+def _without_hooks(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Have a class made without the hooks that its class statement has called."""
+    hooked = [base for base in cls.__mro__[:-1] if "__init_subclass__" in vars(base)]
+    if not hooked or reduced[0].__name__ != "_make_skeleton_class":
+        return reduced
+    subclasses = tuple(map(_id_of_class, _subclasses(cls))) if cls in hooked else ()
+    return make_class, (subclasses, *reduced[1]), *reduced[2:]
+
+
+def make_class(subclasses: Collection[str], *arguments: Any) -> type:
+    """Return a class that is made here anew, still empty; called as it is unpickled.
+
+    `subclasses` are the ids of those that it had when it was sent: what its
+    `__init_subclass__` did for them is part of what is sent, and must not be
+    done twice. For others it is called; if it wants keywords of the class
+    statement, which are not known any more, it is left out.
+    """
+    _, _, its_bases, _, number, _ = arguments
+    made = _CLASSES_BY_ID.get(number)
+    if made is None:
+        bases = [base for one in its_bases for base in one.__mro__]
+        try:
+            with _quiet([base for base in bases if number in _SUBCLASSES.get(base, ())]):
+                made = _make_skeleton_class(*arguments)
+        except TypeError:
+            with _quiet(bases):
+                made = _make_skeleton_class(*arguments)
+    _SUBCLASSES[made] = subclasses
+    return made  # type: ignore[no-any-return]
+
+
+# By class that was made here, the ids of the subclasses that it had where it comes from.
+_SUBCLASSES: "weakref.WeakKeyDictionary[type, Collection[str]]" = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def _quiet(bases: Sequence[type]) -> Iterator[None]:
+    hooks: dict[type, Any] = {}
+    try:
+        for base in bases:
+            hook = vars(base).get("__init_subclass__")
+            if hook is not None:
+                with suppress(TypeError):  # written in C
+                    type.__delattr__(base, "__init_subclass__")
+                    hooks[base] = hook
+        yield
+    finally:
+        for base, hook in hooks.items():
+            type.__setattr__(base, "__init_subclass__", hook)
+
+
+def _subclasses(cls: type) -> Iterator[type]:
+    direct: list[type] = type.__subclasses__(cls)
+    for one in direct:
+        yield one
+        yield from _subclasses(one)
+
+
 def _class_by_value(kind: type) -> Any:
     return cloudpickle.cloudpickle._dynamic_class_reduce(kind)  # noqa: SLF001
 
 
+_CLASSES_BY_ID: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001
+_make_skeleton_class: Any = cloudpickle.cloudpickle._make_skeleton_class  # noqa: SLF001
+_id_of_class: Any = cloudpickle.cloudpickle._get_or_create_tracker_id  # noqa: SLF001
 _CACHED: Any = functools._lru_cache_wrapper  # noqa: SLF001 - it has no public name
 _NAMED = (type, FunctionType, _CACHED)
 

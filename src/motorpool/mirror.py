@@ -14,8 +14,7 @@ import copyreg
 import importlib
 import importlib.machinery
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 from motorpool.reducers import MAIN_MODULES
@@ -117,38 +116,3 @@ def module_globals(name: str) -> dict[str, Any]:
 def define(module: str, name: str, value: object) -> None:
     """Set a name of a mirrored module; called by definitions."""
     module_globals(module)[name] = value
-
-
-def make_class(quiet: Sequence[type], *arguments: Any) -> type:
-    """Return a class that is made here anew, still empty; called by definitions.
-
-    What `__init_subclass__` of the bases `quiet` did is part of what is sent,
-    and must not be done twice. That of other bases is called; if it wants
-    keywords of the class statement, which are not known any more, without it.
-    """
-    from cloudpickle.cloudpickle import _make_skeleton_class
-
-    try:
-        with _quiet(quiet):
-            made = _make_skeleton_class(*arguments)
-    except TypeError:
-        bases = [base for one in arguments[2] for base in one.__mro__]
-        with _quiet(bases):
-            made = _make_skeleton_class(*arguments)
-    return made  # type: ignore[no-any-return]
-
-
-@contextmanager
-def _quiet(bases: Sequence[type]) -> Iterator[None]:
-    hooks: dict[type, Any] = {}
-    try:
-        for base in bases:
-            hook = vars(base).get("__init_subclass__")
-            if hook is not None:
-                with suppress(TypeError):  # written in C
-                    type.__delattr__(base, "__init_subclass__")
-                    hooks[base] = hook
-        yield
-    finally:
-        for base, hook in hooks.items():
-            type.__setattr__(base, "__init_subclass__", hook)
