@@ -146,6 +146,40 @@ with start_pool() as pool:
     ]
 
 
+def test_what_an_initializer_prepared_is_one_object(start_script, start_method):
+    """Classes and defaults that share it with a global name share it in a worker, too."""
+    script = start_script(
+        """
+class Database:
+    state = "closed"
+    def open(self):
+        self.state = "open"
+database, TABLE = Database(), {}
+class Store:
+    database = database
+def prepare():
+    database.open()
+    TABLE["rows"] = 3
+def work(_, table=TABLE):
+    return Store.database.state, Store.database is database, table["rows"]
+with open_pool(initializer=prepare) as pool:
+    print(pool.map(work, range(2), chunksize=1))
+    database = Database()
+    class Store:
+        database = database
+    print(pool.map(lambda _: Store.database.state, range(2)))
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines() == [
+        "[('open', True, 3), ('open', True, 3)]",
+        "['closed', 'closed']",
+    ]
+
+
 def test_lambdas_in_globals_find_what_they_need(lines):
     """A function that is reached by way of a table has its own globals there."""
     printed = lines(

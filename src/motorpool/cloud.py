@@ -68,6 +68,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, protocol=5, buffer_callback=take)
         self.by_value = by_value
         self.needed: set[Name] = set()
+        self.known: dict[int, Name] = {}
         self._mirror_ids: dict[int, str] = {}
         for name in MIRRORED:
             module = sys.modules.get(name)
@@ -148,6 +149,14 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             self.needed.update((module, name) for name in slots["__globals__"])
             slots["__globals__"] = {}
         return reduced
+
+
+class _KnowingPickler(CloudPickler):
+    """A pickler that is asked for each object: that takes its time."""
+
+    def persistent_id(self, obj: Any) -> Name | None:
+        """Return the name of an object that is known where the pickle goes."""
+        return self.known.get(id(obj))
 
 
 def _rewrap(*arguments: Any) -> Any:
@@ -308,13 +317,21 @@ def dumps_by_value(obj: object, take: BufferCallback | None = None) -> bytes:
 
 
 def dump_and_collect(
-    obj: object, by_value: frozenset[Name] = frozenset(), take: BufferCallback | None = None
+    obj: object,
+    by_value: frozenset[Name] = frozenset(),
+    take: BufferCallback | None = None,
+    known: dict[int, Name] | None = None,
 ) -> tuple[bytes, set[Name]]:
     """Return `obj` pickled, and the names of mirrored modules that the pickle refers to.
 
-    `take` is the pickler's `buffer_callback`.
+    `take` is the pickler's `buffer_callback`. Objects whose ids are `known` are
+    referred to by name, which `mirror.load_definitions` understands.
     """
     file = io.BytesIO()
-    pickler = CloudPickler(file, by_value, take)
+    if known:
+        pickler: CloudPickler = _KnowingPickler(file, by_value, take)
+        pickler.known = known
+    else:
+        pickler = CloudPickler(file, by_value, take)
     pickler.dump(obj)
     return file.getvalue(), pickler.needed

@@ -191,15 +191,19 @@ class Definitions:
     """Packs definitions for workers, each set of them once."""
 
     def __init__(self) -> None:
-        self._packed: tuple[dict[Name, Any], tuple[bytes, set[Name]]] | None = None
+        self._packed: tuple[dict[Name, Any], set[Name], tuple[bytes, set[Name]]] | None = None
         self._closures: dict[tuple[Name, ...], Closure] = {}
         # What the initializer binds in each worker, before anything else.
         self._set_up: set[Name] = set()
+        # What it reads, and may have changed there: a connection is opened, a table is filled.
+        self._prepared: set[Name] = set()
 
     def pack_setup_for(self, known: Known, roots: tuple[Name, ...]) -> bytes | None:
         """Return what `pack_for` returns, for an initializer."""
         packed = self.pack_for(known, roots)
-        self._set_up = self._closure_of(roots).assigned if roots else set()
+        if roots:
+            needs = self._closure_of(roots)
+            self._set_up, self._prepared = needs.assigned, {*needs.bound()} - needs.assigned
         return packed
 
     def pack_for(self, known: Known, roots: Iterable[Name], *, learn: bool = True) -> bytes | None:
@@ -250,11 +254,18 @@ class Definitions:
         self, missing: dict[Name, Any], assigned: set[Name], known: Known
     ) -> tuple[bytes, set[Name]]:
         """Return definitions pickled, and the names that they refer to."""
-        if self._packed is not None and _same(self._packed[0], missing):
-            return self._packed[1]
+        prepared = {
+            name
+            for name in self._prepared - missing.keys()
+            if known.has_current(name, _names_of(name[0]).get(name[1], _MISSING))
+        }
+        if self._packed is not None:
+            its_missing, its_prepared, pickled = self._packed
+            if its_prepared == prepared and _same(its_missing, missing):
+                return pickled
         spared = {name for name in missing if name in self._set_up or known.has(name)}
-        pickled = pack(missing, assigned, spared)
-        self._packed = missing, pickled
+        pickled = pack(missing, assigned, spared, prepared)
+        self._packed = missing, prepared, pickled
         return pickled
 
 
@@ -285,19 +296,26 @@ def _same(one: dict[Name, Any], other: dict[Name, Any]) -> bool:
 
 
 def pack(
-    names: dict[Name, Any], assigned: Collection[Name] = (), spared: Collection[Name] = ()
+    names: dict[Name, Any],
+    assigned: Collection[Name] = (),
+    spared: Collection[Name] = (),
+    prepared: Collection[Name] = (),
 ) -> tuple[bytes, set[Name]]:
     """Return definitions pickled, and the names that they refer to.
 
-    Of what cannot be sent, names in `spared` are left out, because a worker has
-    them in some version, and those in `assigned` begin as None, because tasks
-    bind them: to a connection or a file, say, of which the parent has its own.
+    Objects of the names `prepared` are referred to by these, for the worker may
+    have changed its own. Of what cannot be sent, names in `spared` are left out,
+    because a worker has them in some version, and those in `assigned` begin as
+    None, because tasks bind them: to a connection or a file, say, of which the
+    parent has its own.
     """
     from motorpool.cloud import Definition, dump_and_collect
 
+    known = {id(value): name for name in prepared if _is_one(value := _names_of(name[0])[name[1]])}
+
     def dump(some: dict[Name, Any]) -> tuple[bytes, set[Name]]:
         definitions = [Definition(*name, value) for name, value in in_order(some)]
-        return dump_and_collect(definitions, frozenset(some))
+        return dump_and_collect(definitions, frozenset(some), known=known)
 
     try:
         return dump(names)
@@ -312,6 +330,11 @@ def pack(
         if sendable == names:
             raise
         return dump(sendable)
+
+
+def _is_one(value: object) -> bool:
+    """Tell whether a copy of `value` would not do in its place."""
+    return not issubclass(type(value), (*_KEPT, tuple, frozenset))
 
 
 def _can_dump(name: Name, value: Any, dump: Any) -> bool:

@@ -13,6 +13,8 @@ The script itself is never run again in a worker.
 import copyreg
 import importlib
 import importlib.machinery
+import io
+import pickle
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -116,3 +118,16 @@ def module_globals(name: str) -> dict[str, Any]:
 def define(module: str, name: str, value: object) -> None:
     """Set a name of a mirrored module; called by definitions."""
     module_globals(module)[name] = value
+
+
+class _Unpickler(pickle.Unpickler):
+    """Understands names in place of objects that are here already."""
+
+    def persistent_load(self, name: tuple[str, str]) -> Any:
+        """Return what a name of a mirrored module is bound to."""
+        return module_globals(name[0])[name[1]]
+
+
+def load_definitions(payload: bytes) -> None:
+    """Set all names that `payload` defines."""
+    _Unpickler(io.BytesIO(payload)).load()

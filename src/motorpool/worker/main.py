@@ -32,7 +32,7 @@ from motorpool.messages import (
     START_FAILED,
     STOP,
 )
-from motorpool.mirror import Mirrors
+from motorpool.mirror import Mirrors, load_definitions
 from motorpool.serialization import describe_failure, dump_result, dump_results, dumps, loads
 from motorpool.spin import Spin
 from motorpool.transport import Frame, FrameReader, pack, write_all
@@ -371,10 +371,13 @@ class Worker:
             self.mirrors.loading = False
 
     def _define(self, payload: bytes) -> None:
+        self.mirrors.loading = True
         try:
-            self._load(payload)
+            load_definitions(payload)
         except BaseException as error:
             self._definition_error = error
+        finally:
+            self.mirrors.loading = False
 
     def _ask(self, module: str, name: str | None) -> bool:
         """Ask the parent for a name or a module; return whether it had it."""
