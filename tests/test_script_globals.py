@@ -105,13 +105,27 @@ def measure(track, default=MISSING):
     return track.length, LAYOUT.pack(track.laps)[0], default is MISSING, track in Track.names
 def is_missing(thing):
     return thing is MISSING
+Kind = typing.TypeVar("Kind")
+class Box(typing.Generic[Kind]):
+    def __init__(self, content: Kind):
+        self.content = content
+class Speaks(typing.Protocol):
+    def speak(self): ...
+class Dog(Speaks):
+    def speak(self):
+        return "woof"
 with start_pool() as pool:
+    print(pool.map(lambda box: (type(box) is Box, Dog().speak()), [Box(1), Box[int](2)]))
     print(pool.map(measure, [Track(1), Track(2)]))
     print(pool.map(is_missing, [MISSING, 1]), pool.apply(lambda: MISSING) is MISSING)
 """
     )
 
-    assert printed == ["[(400, 1, True, False), (800, 2, True, False)]", "[True, False] True"]
+    assert printed == [
+        "[(True, 'woof'), (True, 'woof')]",
+        "[(400, 1, True, False), (800, 2, True, False)]",
+        "[True, False] True",
+    ]
 
 
 def test_subclasses_register_once(lines):
@@ -178,6 +192,76 @@ with open_pool(initializer=prepare) as pool:
         "[('open', True, 3), ('open', True, 3)]",
         "['closed', 'closed']",
     ]
+
+
+def test_names_that_code_looks_up_as_it_runs_are_there(lines):
+    """By `globals()`, `eval`, annotations that are strings, and as subclasses."""
+    printed = lines(
+        """
+import threading, typing
+FACTOR = 2
+LOCK = threading.Lock()
+def double(number):
+    return number * FACTOR
+def locked():
+    with LOCK:
+        return 1
+def call(number):
+    return globals()["dou" + "ble"](number), eval("double(number) + 1")
+class Leaf:
+    pass
+class Tree:
+    leaf: "Leaf"
+    trees: typing.List["Other"]
+class Other:
+    pass
+def hints(_):
+    return [kind.__name__ for kind in typing.get_type_hints(Tree).values() if kind is Leaf]
+class Base:
+    pass
+class First(Base):
+    pass
+class Second(Base):
+    pass
+def kinds(_):
+    return [kind.__name__ for kind in Base.__subclasses__()]
+with start_pool() as pool:
+    print(pool.map(call, [1, 2]))
+    print(pool.map(hints, [1]), pool.map(kinds, [1]))
+    try:
+        pool.map(locked, [1])
+    except motorpool.NotPicklableError:
+        print("refused")
+    except TypeError:
+        print("refused" if ENGINE == "fork" else "lost")
+"""
+    )
+
+    assert printed == ["[(2, 3), (4, 5)]", "[['Leaf']] [['First', 'Second']]", "refused"]
+
+
+def test_main_can_be_imported_in_a_task(start_script, start_method):
+    """A task finds in `__main__` what the script defines."""
+    finished = start_script(
+        """
+def double(number):
+    return number * 2
+def imported(number):
+    from __main__ import double
+    return double(number)
+def named(number):
+    return getattr(sys.modules["__main__"], "double")(number)
+def timed(number):
+    import timeit
+    return timeit.timeit("double(1)", "from __main__ import double", number=1) > 0
+with open_pool() as pool:
+    print(pool.map(imported, [1]), pool.map(named, [2]), pool.map(timed, [3]))
+""",
+        start_method,
+    ).finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout == "[2] [4] [True]\n"
 
 
 def test_lambdas_in_globals_find_what_they_need(lines):

@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, resolve_bases
 
 import cloudpickle
 
@@ -100,7 +100,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             # Slots must be there when a class is made; cloudpickle sets them afterwards.
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
         if isinstance(obj, type) and isinstance(reduced, tuple):
-            reduced = _without_hooks(obj, reduced)
+            reduced = _made_once(obj, reduced)
         return reduced
 
     def _reduce_instance(self, obj: Any) -> Any:
@@ -170,17 +170,17 @@ def _reduce_bound_wrapper(obj: Any) -> Any:
     return NotImplemented if instance is None else (getattr, (instance, obj.__name__))
 
 
-def _without_hooks(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Have a class made without the hooks that its class statement has called."""
-    hooked = [base for base in cls.__mro__[:-1] if "__init_subclass__" in vars(base)]
-    if not hooked or reduced[0].__name__ != "_make_skeleton_class":
+def _made_once(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Have a class made by `make_class`."""
+    if reduced[0] is not _make_skeleton_class:
         return reduced
-    subclasses = tuple(map(_id_of_class, _subclasses(cls))) if cls in hooked else ()
+    is_hooked = "__init_subclass__" in vars(cls)
+    subclasses = tuple(map(_id_of_class, _subclasses(cls))) if is_hooked else ()
     return make_class, (subclasses, *reduced[1]), *reduced[2:]
 
 
 def make_class(subclasses: Collection[str], *arguments: Any) -> type:
-    """Return a class that is made here anew, still empty; called as it is unpickled.
+    """Return a class that is made here, still empty, if it was not before.
 
     `subclasses` are the ids of those that it had when it was sent: what its
     `__init_subclass__` did for them is part of what is sent, and must not be
@@ -190,14 +190,15 @@ def make_class(subclasses: Collection[str], *arguments: Any) -> type:
     _, _, its_bases, _, number, _ = arguments
     made = _CLASSES_BY_ID.get(number)
     if made is None:
-        bases = [base for one in its_bases for base in one.__mro__]
+        bases = [base for one in resolve_bases(its_bases) for base in one.__mro__]
         try:
             with _quiet([base for base in bases if number in _SUBCLASSES.get(base, ())]):
                 made = _make_skeleton_class(*arguments)
         except TypeError:
             with _quiet(bases):
                 made = _make_skeleton_class(*arguments)
-    _SUBCLASSES[made] = subclasses
+    if subclasses:
+        _SUBCLASSES[made] = subclasses
     return made  # type: ignore[no-any-return]
 
 

@@ -16,7 +16,8 @@ Guarantees
 import sys
 import types
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from itertools import repeat
 from operator import is_
 
@@ -27,6 +28,7 @@ Name = tuple[str, str]
 
 _MISSING = object()
 _MOST_CLOSURES = 100
+_NOTHING = b"N."  # a pickle
 # Objects of users' are asked for no more than their `type`: `isinstance` may call code of theirs.
 _CODE = (type, types.FunctionType)
 # Of these a fork remembers the object itself; of others a weak reference if
@@ -142,6 +144,8 @@ class Closure(NamedTuple):
     names: dict[Name, Any]
     assigned: set[Name]  # of them, those that the code binds itself
     bindings: Bindings
+    roots: tuple[Name, ...] = ()
+    guessed: dict[Name, Any] | None = None  # what it may look up besides; None: who cares
 
     def bound(self) -> dict[Name, Any]:
         """Return the names that are bound to something."""
@@ -151,19 +155,42 @@ class Closure(NamedTuple):
         """Return the names that definitions refer to by values, such as a registry's classes."""
         return [name for name in referred if name not in self.names and not _is_machinery(name[1])]
 
+    def with_more(self, names: Iterable[Name]) -> "Closure":
+        """Return what the code needs that needs `names` as well."""
+        return closure((*self.roots, *names), guess=self.guessed is not None)
 
-def closure(roots: Iterable[Name]) -> Closure:
-    """Return what the code that `roots` lead to needs."""
-    from motorpool.names import names_in
 
+def closure(roots: Iterable[Name], *, guess: bool = False) -> Closure:
+    """Return what the code that `roots` lead to needs; `guess` what it may look up besides."""
+    roots = tuple(roots)
     found: dict[Name, Any] = {}
     assigned: set[Name] = set()
+    _follow(roots, found, assigned)
+    everything = dict(found)
+    if guess:
+        for name, value in found.items():
+            _follow(_guesses(name, value), everything, set(), _can_be_guessed)
+    guessed = {name: value for name, value in everything.items() if name not in found}
+    return Closure(found, assigned, Bindings(everything), roots, guessed if guess else None)
+
+
+def _follow(
+    roots: Iterable[Name],
+    found: dict[Name, Any],
+    assigned: set[Name],
+    condition: Callable[[Name, Any], bool] | None = None,
+) -> None:
+    """Add to `found` what `roots` lead to, as far as it meets the `condition`."""
+    from motorpool.names import names_in
+
     todo = list(roots)
-    while todo:
-        name = todo.pop()
+    for name in todo:  # which grows
         if name in found or _is_machinery(name[1]):
             continue
-        value = found[name] = _names_of(name[0]).get(name[1], _MISSING)
+        value = _names_of(name[0]).get(name[1], _MISSING)
+        if condition is not None and not condition(name, value):
+            continue
+        found[name] = value
         if value is _MISSING:
             continue
         for used, is_set in names_in(value):
@@ -171,7 +198,22 @@ def closure(roots: Iterable[Name]) -> Closure:
                 assigned.add((name[0], used))
             todo.append((name[0], used))
         todo.extend(_homes_of_parts(value))
-    return Closure(found, assigned, Bindings(found))
+        if condition is not None:
+            todo.extend(_guesses(name, value))
+
+
+def _guesses(name: Name, value: object) -> list[Name]:
+    """Return the names that `value` may look up in ways that its code does not show."""
+    from motorpool.names import guesses_in
+
+    if not issubclass(type(value), _CODE):
+        return []
+    return [(name[0], guessed) for guessed in guesses_in(value, _names_of(name[0]))]
+
+
+def _can_be_guessed(name: Name, value: object) -> bool:
+    """Tell whether it costs little to send `value` in case it is looked up."""
+    return issubclass(type(value), _KEPT) and _can_dump(name, value)
 
 
 def _homes_of_parts(value: Any) -> list[Name]:
@@ -188,9 +230,14 @@ def _is_machinery(name: str) -> bool:
 
 
 class Definitions:
-    """Packs definitions for workers, each set of them once."""
+    """Packs definitions for workers, each set of them once.
 
-    def __init__(self) -> None:
+    With `guess`, also of what tasks may look up in ways that their code does not
+    show; who was forked has it.
+    """
+
+    def __init__(self, *, guess: bool) -> None:
+        self._guess = guess
         self._packed: tuple[dict[Name, Any], set[Name], tuple[bytes, set[Name]]] | None = None
         self._closures: dict[tuple[Name, ...], Closure] = {}
         # What the initializer binds in each worker, before anything else.
@@ -228,26 +275,31 @@ class Definitions:
         needs = self._closure_of(roots)
         if needs is known.complete:
             return None
-        while True:
-            missing = _missing(needs, known)
-            if not missing:
-                known.complete = needs
-                return None
+        pickled = _NOTHING
+        while missing := _missing(needs, known):
             pickled, referred = self._pack(missing, needs.assigned, known)
             further = needs.lacking(referred)
             if not further:
                 break
-            needs = self._closures[roots] = closure((*needs.names, *further))
+            needs = self._closures[roots] = needs.with_more(further)
+        guessed = {
+            name: value
+            for name, value in (needs.guessed or {}).items()
+            if not known.has_current(name, value)
+        }
+        if not missing and not guessed:
+            known.complete = needs
+            return None
         if learn:
-            known.learn(missing)
-        return pickled
+            known.learn(missing | guessed)
+        return pickled + pack_guessed(guessed)
 
     def _closure_of(self, roots: tuple[Name, ...]) -> Closure:
         found = self._closures.get(roots)
         if found is None or not found.bindings.are_current():
             if len(self._closures) >= _MOST_CLOSURES:
                 self._closures.clear()
-            found = self._closures[roots] = closure(roots)
+            found = self._closures[roots] = closure(roots, guess=self._guess)
         return found
 
     def _pack(
@@ -309,27 +361,39 @@ def pack(
     None, because tasks bind them: to a connection or a file, say, of which the
     parent has its own.
     """
-    from motorpool.cloud import Definition, dump_and_collect
-
     known = {id(value): name for name in prepared if _is_one(value := _names_of(name[0])[name[1]])}
 
-    def dump(some: dict[Name, Any]) -> tuple[bytes, set[Name]]:
-        definitions = [Definition(*name, value) for name, value in in_order(some)]
-        return dump_and_collect(definitions, frozenset(some), known=known)
-
     try:
-        return dump(names)
+        return _dump(names, known)
     except Exception:
         sendable = dict(names)
         for name, value in names.items():
-            if (name in spared or name in assigned) and not _can_dump(name, value, dump):
+            if (name in spared or name in assigned) and not _can_dump(name, value, known):
                 if name in assigned:
                     sendable[name] = None
                 else:
                     del sendable[name]
         if sendable == names:
             raise
-        return dump(sendable)
+        return _dump(sendable, known)
+
+
+def pack_guessed(names: dict[Name, Any]) -> bytes:
+    """Return definitions of what code may look up, to follow those that it needs.
+
+    Nobody minds if they cannot be pickled, or not be loaded.
+    """
+    if names:
+        with suppress(Exception):
+            return pack(names)[0]
+    return b""
+
+
+def _dump(some: dict[Name, Any], known: dict[int, Name]) -> tuple[bytes, set[Name]]:
+    from motorpool.cloud import Definition, dump_and_collect
+
+    definitions = [Definition(*name, value) for name, value in in_order(some)]
+    return dump_and_collect(definitions, frozenset(some), known=known)
 
 
 def _is_one(value: object) -> bool:
@@ -337,9 +401,9 @@ def _is_one(value: object) -> bool:
     return not issubclass(type(value), (*_KEPT, tuple, frozenset))
 
 
-def _can_dump(name: Name, value: Any, dump: Any) -> bool:
+def _can_dump(name: Name, value: Any, known: dict[int, Name] | None = None) -> bool:
     try:
-        dump({name: value})
+        _dump({name: value}, known or {})
     except Exception:
         return False
     return True

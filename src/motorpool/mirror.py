@@ -17,6 +17,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import ModuleType
 
 from motorpool.reducers import MAIN_MODULES
@@ -129,5 +130,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load_definitions(payload: bytes) -> None:
-    """Set all names that `payload` defines."""
-    _Unpickler(io.BytesIO(payload)).load()
+    """Set the names that `payload` defines, and may define besides."""
+    load_with_guesses(_Unpickler, payload)
+
+
+def load_with_guesses(unpickler: Callable[..., pickle.Unpickler], payload: bytes) -> None:
+    """Load a pickle of what is needed, and one of guesses, if any, whether it succeeds or not."""
+    file = io.BytesIO(payload)
+    unpickler(file).load()
+    if file.tell() < len(payload):
+        with suppress(Exception):
+            unpickler(file).load()

@@ -1,8 +1,9 @@
 """The names of modules that code uses, and those under which functions and classes are found."""
 
+import re
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import CodeType, FunctionType
 
@@ -32,18 +33,66 @@ def home_of(obj: Any) -> Name | None:
 
 def names_in(obj: object) -> Iterator[tuple[str, bool]]:
     """Yield the global names that a function or class uses, and whether it sets them."""
-    for code in _codes(obj, set()):
-        yield from _names_in_code(code)
+    for part in _parts(obj, set()):
+        if type(part) is FunctionType:
+            yield from _names_in_code(part.__code__)
 
 
-def _codes(obj: object, seen: set[int]) -> Iterator[CodeType]:
+def guesses_in(obj: object, names: Mapping[str, object]) -> Iterator[str]:
+    """Yield those of its module's `names` that a function or class may look up as it runs.
+
+    `globals()["name"]`, `eval` and `from __main__ import name` may lead to all
+    of them, `__subclasses__` to all classes, and `typing.get_type_hints` to
+    what annotations name that are strings.
+    """
+    annotated: set[str] = set()
+    used: set[str] = set()
+    for part in _parts(obj, set()):
+        annotated |= _words_of_annotations(part)
+        if type(part) is FunctionType:
+            used |= _words_of_code(part.__code__)
+    looks_up_all = not used.isdisjoint(_LOOKUPS)
+    looks_up_classes = "__subclasses__" in used
+    for name, value in list(names.items()):
+        is_class = issubclass(type(value), type)
+        if looks_up_all or (looks_up_classes and is_class) or name in annotated:
+            yield name
+
+
+_LOOKUPS = ("globals", "eval", "exec", "__main__")
+
+
+def _words_of_annotations(part: object) -> set[str]:
+    annotations: object = None
+    if type(part) is FunctionType:
+        annotations = part.__annotations__
+    elif issubclass(type(part), type):
+        annotations = vars(part).get("__annotations__")
+    return {
+        word
+        for one in (annotations.values() if isinstance(annotations, dict) else ())
+        if type(one) is str or type(one).__module__ == "typing"
+        for word in re.findall(r"\w+", str(one))
+    }
+
+
+def _words_of_code(code: CodeType) -> set[str]:
+    words = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            words |= _words_of_code(constant)
+        elif isinstance(constant, str) and "__main__" in constant:
+            words.add("__main__")
+    return words
+
+
+def _parts(obj: object, seen: set[int]) -> Iterator[object]:
     if id(obj) in seen:
         return
     seen.add(id(obj))
-    if type(obj) is FunctionType:
-        yield obj.__code__
+    yield obj
     for part in _parts_with_code(obj):
-        yield from _codes(part, seen)
+        yield from _parts(part, seen)
 
 
 def _parts_with_code(obj: Any) -> Iterator[object]:

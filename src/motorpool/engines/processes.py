@@ -124,7 +124,7 @@ class ProcessEngine:
 
             self._watch = overrun.MemoryWatch(limits.memory, lambda: list(self._workers.values()))
         self._is_forking = context.get_start_method() == "fork"
-        self._definitions = Definitions()
+        self._definitions = Definitions(guess=not self._is_forking)
         self._workers: dict[int, WorkerProcess] = {}
         self._by_fd: dict[int, WorkerProcess] = {}
         self._by_sentinel: dict[int, WorkerProcess] = {}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from itertools import count
 from multiprocessing.process import current_process
 
-from motorpool.definitions import Bindings, Closure, Name, closure, pack, remember
+from motorpool.definitions import Bindings, Closure, Name, closure, pack, pack_guessed, remember
 from motorpool.engines.base import Function
 from motorpool.engines.sources import sources_of
 from motorpool.explain import not_picklable
@@ -85,7 +85,7 @@ class Program:
         self.handle: Any = None  # of the text, where the engine has put it
         self._call = func, style, payload
         self.needed, definitions = _definitions(func, self.roots, set_up)
-        bound = self.needed.bound()
+        bound = self.needed.bound() | (self.needed.guessed or {})
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
         assigned = tuple(self.needed.assigned)
         self._authkey = _authkey()
@@ -190,7 +190,7 @@ def _definitions(
     """Return what `func` needs, and the definitions of that."""
     if not roots:
         return Closure({}, set(), Bindings({})), None
-    needed = closure(roots)
+    needed = closure(roots, guess=True)
     while True:
         bound = needed.bound()
         for module, _ in bound:
@@ -202,8 +202,9 @@ def _definitions(
             raise refused from error
         further = needed.lacking(referred)
         if not further:
+            definitions += pack_guessed(needed.guessed or {})
             return needed, definitions if bound else None
-        needed = closure((*needed.names, *further))
+        needed = needed.with_more(further)
 
 
 def know_by_alias(module: str) -> None:

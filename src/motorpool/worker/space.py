@@ -17,6 +17,7 @@ from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from types import FunctionType, ModuleType
 
+from motorpool.mirror import load_with_guesses
 from motorpool.reducers import MAIN_MODULES
 from motorpool.typed import Any
 from motorpool.worker import sources
@@ -107,7 +108,7 @@ class Space:
         Of a name that tasks assign, any version will do.
         """
         self._new_versions, self._assigned = versions, frozenset(assigned)
-        self.loads(definitions, sent)
+        load_with_guesses(lambda file: _SpaceUnpickler(file, self, sent), definitions)
 
     def set_name(self, module: str, name: str, value: object) -> None:
         """Set one name; called by definitions, in place of `mirror.define`."""
