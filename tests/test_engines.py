@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import functools
+import gc
+import weakref
 
 import pytest
 
@@ -43,10 +45,21 @@ class Refusing:
 
 def test_broken_engine_is_found_out():
     """The suite names the checks that an engine fails, and why."""
+    pools = []
+
+    def make_pool(*args, **options):
+        pool = motorpool.Pool(*args, engine=Refusing(), **options)
+        pools.append(weakref.ref(pool))
+        return pool
+
     with pytest.raises(AssertionError, match=r"(?s)failed:\n.*results come in.*today") as caught:
-        check_engine(functools.partial(motorpool.Pool, engine=Refusing()))
+        check_engine(make_pool)
 
     assert isinstance(caught.value.__cause__, motorpool.EngineBrokenError)
+    # Errors hold no frames that would keep pools for ever.
+    del caught
+    gc.collect()
+    assert [pool() for pool in pools if pool() is not None] == []
 
 
 def test_checks_can_be_left_out():

@@ -31,7 +31,7 @@ from motorpool.engines.programs import Program, Programs
 from motorpool.engines.sources import can_be_sent
 from motorpool.errors import EngineBrokenError, ResultNotLoadedError
 from motorpool.explain import not_picklable
-from motorpool.failures import load_results, rebuild
+from motorpool.failures import load_results, rebuild, without_frames
 from motorpool.messages import (
     CALL_ITEM,
     IDLE,
@@ -398,7 +398,7 @@ class RemoteEngine(ABC):
             f"the {self.name} engine takes no more work: {type(error).__name__}: {error}. "
             f"What was submitted and not finished is lost; make a new pool."
         )
-        broken.__cause__ = error
+        broken.__cause__ = without_frames(error)
         return broken
 
     # Receiving.
