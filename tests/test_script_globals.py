@@ -264,6 +264,60 @@ with open_pool() as pool:
     assert finished.stdout == "[2] [4] [True]\n"
 
 
+def test_object_of_several_names_is_one_in_a_worker(start_script, start_method):
+    """Whatever goes there first, a class, a default and a table refer to the worker's own."""
+    script = start_script(
+        """
+TABLE = {}
+NAMES = (TABLE,)
+class Store:
+    table = TABLE
+def by_name(item):
+    TABLE[item] = 1
+    return len(TABLE)
+def by_class(item):
+    Store.table[item] = 1
+    return len(Store.table), Store.table is TABLE
+def by_default(item, table=TABLE):
+    table[item] = 1
+    return len(table), NAMES[0] is table
+with open_pool(1) as pool:
+    print(pool.map(by_name, "a"), pool.map(by_class, "b"), pool.map(by_default, "c"))
+    TABLE["here"] = 1
+    def by_default(item, table=TABLE):
+        return sorted(table)
+    print(pool.map(by_default, "d"))
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines() == ["[1] [(2, True)] [(3, True)]", "[['here']]"]
+
+
+def test_other_modules_are_set_up_by_the_initializer(start_script, start_method):
+    """The script is not run again where workers are not forked."""
+    finished = start_script(
+        """
+import logging
+log = logging.getLogger("app")
+log.setLevel("INFO")
+def set_up():
+    log.setLevel("ERROR")
+def level(_):
+    return logging.getLevelName(log.level)
+for options in ({}, {"initializer": set_up}):
+    with open_pool(1, **options) as pool:
+        print(pool.map(level, [0]))
+""",
+        start_method,
+    ).finish()
+
+    untouched = "INFO" if start_method == "fork" else "NOTSET"
+    assert finished.stdout.splitlines() == [f"['{untouched}']", "['ERROR']"]
+
+
 def test_lambdas_in_globals_find_what_they_need(lines):
     """A function that is reached by way of a table has its own globals there."""
     printed = lines(

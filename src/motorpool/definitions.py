@@ -86,6 +86,10 @@ class Known:
         """Tell whether the worker knows `name` in any version."""
         return name in self._objects
 
+    def names(self) -> set[Name]:
+        """Return all names that the worker has in any version."""
+        return set(self._objects)
+
     def learn(self, names: dict[Name, Any]) -> None:
         """Note what was sent."""
         self._objects.update(names)
@@ -232,8 +236,8 @@ def _is_machinery(name: str) -> bool:
 class Definitions:
     """Packs definitions for workers, each set of them once.
 
-    With `guess`, also of what tasks may look up in ways that their code does not
-    show; who was forked has it.
+    With `guess`, workers were not forked: they need what tasks may look up in ways
+    that their code does not show.
     """
 
     def __init__(self, *, guess: bool) -> None:
@@ -244,6 +248,8 @@ class Definitions:
         self._set_up: set[Name] = set()
         # What it reads, and may have changed there: a connection is opened, a table is filled.
         self._prepared: set[Name] = set()
+        # What some code binds.
+        self._assigned: set[Name] = set()
 
     def pack_setup_for(self, known: Known, roots: tuple[Name, ...]) -> bytes | None:
         """Return what `pack_for` returns, for an initializer."""
@@ -290,9 +296,10 @@ class Definitions:
         if not missing and not guessed:
             known.complete = needs
             return None
+        pickled += pack_guessed(guessed, self._shared(guessed, known).union(missing))
         if learn:
             known.learn(missing | guessed)
-        return pickled + pack_guessed(guessed)
+        return pickled
 
     def _closure_of(self, roots: tuple[Name, ...]) -> Closure:
         found = self._closures.get(roots)
@@ -300,25 +307,35 @@ class Definitions:
             if len(self._closures) >= _MOST_CLOSURES:
                 self._closures.clear()
             found = self._closures[roots] = closure(roots, guess=self._guess)
+            self._assigned |= found.assigned
         return found
 
     def _pack(
         self, missing: dict[Name, Any], assigned: set[Name], known: Known
     ) -> tuple[bytes, set[Name]]:
         """Return definitions pickled, and the names that they refer to."""
-        prepared = {
-            name
-            for name in self._prepared - missing.keys()
-            if known.has_current(name, _names_of(name[0]).get(name[1], _MISSING))
-        }
+        shared = self._shared(missing, known)
         if self._packed is not None:
-            its_missing, its_prepared, pickled = self._packed
-            if its_prepared == prepared and _same(its_missing, missing):
+            its_missing, its_shared, pickled = self._packed
+            if its_shared == shared and _same(its_missing, missing):
                 return pickled
         spared = {name for name in missing if name in self._set_up or known.has(name)}
-        pickled = pack(missing, assigned, spared, prepared)
-        self._packed = missing, prepared, pickled
+        pickled = pack(missing, assigned, spared, shared)
+        self._packed = missing, shared, pickled
         return pickled
+
+    def _shared(self, missing: dict[Name, Any], known: Known) -> set[Name]:
+        """Return the names whose objects the worker has, for definitions to refer to.
+
+        What is defined anew brings copies of what may have been changed in place here.
+        """
+        is_news = not any(map(known.has, missing))
+        candidates = known.names() if is_news and self._guess else self._prepared
+        return {
+            name
+            for name in candidates - missing.keys() - self._assigned
+            if known.has_current(name, _names_of(name[0]).get(name[1], _MISSING))
+        }
 
 
 def _missing(needs: Closure, known: Known) -> dict[Name, Any]:
@@ -351,17 +368,17 @@ def pack(
     names: dict[Name, Any],
     assigned: Collection[Name] = (),
     spared: Collection[Name] = (),
-    prepared: Collection[Name] = (),
+    shared: Collection[Name] = (),
 ) -> tuple[bytes, set[Name]]:
     """Return definitions pickled, and the names that they refer to.
 
-    Objects of the names `prepared` are referred to by these, for the worker may
-    have changed its own. Of what cannot be sent, names in `spared` are left out,
+    Objects of the names `shared` are referred to by these: the worker has them,
+    and may have changed its own. Of what cannot be sent, names in `spared` are left out,
     because a worker has them in some version, and those in `assigned` begin as
     None, because tasks bind them: to a connection or a file, say, of which the
     parent has its own.
     """
-    known = {id(value): name for name in prepared if _is_one(value := _names_of(name[0])[name[1]])}
+    known = {id(value): name for name in shared if _is_one(value := _names_of(name[0])[name[1]])}
 
     try:
         return _dump(names, known)
@@ -378,14 +395,14 @@ def pack(
         return _dump(sendable, known)
 
 
-def pack_guessed(names: dict[Name, Any]) -> bytes:
+def pack_guessed(names: dict[Name, Any], shared: Collection[Name] = ()) -> bytes:
     """Return definitions of what code may look up, to follow those that it needs.
 
     Nobody minds if they cannot be pickled, or not be loaded.
     """
     if names:
         with suppress(Exception):
-            return pack(names)[0]
+            return pack(names, shared=shared)[0]
     return b""
 
 

@@ -42,7 +42,7 @@ def guesses_in(obj: object, names: Mapping[str, object]) -> Iterator[str]:
     """Yield those of its module's `names` that a function or class may look up as it runs.
 
     `globals()["name"]`, `eval` and `from __main__ import name` may lead to all
-    of them, `__subclasses__` to all classes, and `typing.get_type_hints` to
+    of them, `__subclasses__` to all subclasses, and `typing.get_type_hints` to
     what annotations name that are strings.
     """
     annotated: set[str] = set()
@@ -54,9 +54,12 @@ def guesses_in(obj: object, names: Mapping[str, object]) -> Iterator[str]:
     looks_up_all = not used.isdisjoint(_LOOKUPS)
     looks_up_classes = "__subclasses__" in used
     for name, value in list(names.items()):
-        is_class = issubclass(type(value), type)
-        if looks_up_all or (looks_up_classes and is_class) or name in annotated:
+        if looks_up_all or (looks_up_classes and _is_subclass(value)) or name in annotated:
             yield name
+
+
+def _is_subclass(value: Any) -> bool:
+    return issubclass(type(value), type) and value.__mro__[1:] != (object,)
 
 
 _LOOKUPS = ("globals", "eval", "exec", "__main__")
