@@ -240,6 +240,32 @@ with start_pool() as pool:
     assert printed == ["[(2, 3), (4, 5)]", "[['Leaf']] [['First', 'Second']]", "refused"]
 
 
+def test_what_cannot_be_looked_up_costs_nobody_else(start_script, start_method):
+    """What was sent in case it is looked up is sent again, alone, when it is needed."""
+    finished = start_script(
+        """
+class Meta(type):
+    def __setattr__(cls, name, value):
+        if os.getpid() != HOME:
+            raise ValueError("not here")
+HOME = os.getpid()
+class Broken(metaclass=Meta):
+    value = 1
+def look_up(name):
+    return globals()[name](3)
+class Later:
+    value = 2
+with open_pool(1) as pool:
+    pool.map(look_up, ["Later"], on_error="skip")
+    print(pool.map(lambda _: Later.value, [1]))
+""",
+        start_method,
+    ).finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout == "[2]\n"
+
+
 def test_main_can_be_imported_in_a_task(start_script, start_method):
     """A task finds in `__main__` what the script defines."""
     finished = start_script(

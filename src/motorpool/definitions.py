@@ -72,6 +72,9 @@ class Known:
         self._objects: dict[Name, Any] = dict(inherited or {})
         self._code: Bindings | None = None
         self._unsendable: dict[Name, Any] = {}
+        # What was sent in case it is looked up. If it is needed, it is sent again: who knows
+        # whether it could be loaded.
+        self.guessed: dict[Name, Any] = {}
         # What the worker was last seen to have all of.
         self.complete: Closure | None = None
 
@@ -291,14 +294,15 @@ class Definitions:
         guessed = {
             name: value
             for name, value in (needs.guessed or {}).items()
-            if not known.has_current(name, value)
+            if known.guessed.get(name, _MISSING) is not value and not known.has_current(name, value)
         }
         if not missing and not guessed:
             known.complete = needs
             return None
         pickled += pack_guessed(guessed, self._shared(guessed, known).union(missing))
         if learn:
-            known.learn(missing | guessed)
+            known.learn(missing)
+            known.guessed.update(guessed)
         return pickled
 
     def _closure_of(self, roots: tuple[Name, ...]) -> Closure:
