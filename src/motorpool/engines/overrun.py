@@ -98,14 +98,15 @@ class MemoryWatch:
     def _run(self) -> None:
         pause = LEAST_SECONDS
         while not self._closed.wait(pause):
-            begun = time.monotonic()
+            begun = time.thread_time()  # On a busy machine a look seems long.
             is_busy, room = self._look()
+            cost = time.thread_time() - begun
             now = time.monotonic()
             if is_busy:
                 self._wanted = now
             elif self._rests(now):
                 return
-            pause = min(max(room / FASTEST, LEAST_SECONDS, REST * (now - begun)), MOST_SECONDS)
+            pause = min(max(room / FASTEST, LEAST_SECONDS, REST * cost), MOST_SECONDS)
         self._thread = None
 
     def _rests(self, now: float) -> bool:

@@ -9,7 +9,7 @@ the kernel's limit on data, far above: it refuses what would outrun the parent.
 
 from collections.abc import Callable  # noqa: TC003 - an annotation
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, thread_time
 
 from motorpool.memory import Gauge, reset_peak, resident_memory
 from motorpool.sizes import format_size
@@ -47,12 +47,12 @@ class Scale:
 
     def excess(self) -> int:
         """Return the bytes that this process uses if a task more is too much, else 0."""
-        now = perf_counter()
-        if now < self._next:
+        if perf_counter() < self._next:
             return 0
+        # In time of this thread: on a busy machine a look seems long, and the next came too late.
+        begun = thread_time()
         size = self.weigh()
-        done = perf_counter()
-        self._next = done + max(LOOK_SECONDS, REST * (done - now))
+        self._next = perf_counter() + max(LOOK_SECONDS, REST * (thread_time() - begun))
         return size if size + MARGIN * self._need > self.limit else 0
 
     def weigh(self) -> int:
