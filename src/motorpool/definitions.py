@@ -152,7 +152,7 @@ class Closure(NamedTuple):
     assigned: set[Name]  # of them, those that the code binds itself
     bindings: Bindings
     roots: tuple[Name, ...] = ()
-    guessed: dict[Name, Any] | None = None  # what it may look up besides; None: who cares
+    guessed: dict[Name, Any] | None = None  # what it may look up besides; None if unasked
 
     def bound(self) -> dict[Name, Any]:
         """Return the names that are bound to something."""
@@ -377,13 +377,12 @@ def pack(
     """Return definitions pickled, and the names that they refer to.
 
     Objects of the names `shared` are referred to by these: the worker has them,
-    and may have changed its own. Of what cannot be sent, names in `spared` are left out,
-    because a worker has them in some version, and those in `assigned` begin as
-    None, because tasks bind them: to a connection or a file, say, of which the
-    parent has its own.
+    and may have changed its own. Of what cannot be sent, names in `spared` are
+    left out, because a worker has them in some version, and those in `assigned`
+    begin as None, because tasks bind them: to a connection or a file, say, of
+    which the parent has its own.
     """
     known = {id(value): name for name in shared if _is_one(value := _names_of(name[0])[name[1]])}
-
     try:
         return _dump(names, known)
     except Exception:
