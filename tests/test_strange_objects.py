@@ -175,3 +175,11 @@ def test_item_that_refuses_to_be_looked_at_is_refused_alone(process_pool, name):
     with pytest.raises(motorpool.NotPicklableError, match="item 0 "):
         process_pool.apply(workloads.same, (item,))
     assert_alive(process_pool, others)
+
+
+@pytest.mark.parametrize("name", ["multiprocessing.reduction", "numpy", "wrapt"])
+def test_module_in_the_midst_of_its_import_is_no_hindrance(process_pool, name):
+    """A signal may have a worker pickle something then; what the module will bring is not used."""
+    begin = functools.partial(strange.begin_import, name)
+
+    assert [give() for give in process_pool.map(begin, range(4))] == [0, 1, 2, 3]

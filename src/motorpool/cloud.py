@@ -104,10 +104,11 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
     def _reduce_instance(self, obj: Any) -> Any:
-        wrapt = sys.modules.get("wrapt")
-        if wrapt is not None and issubclass(type(obj), wrapt.FunctionWrapper):
-            return self._reduce_wrapper(obj, wrapt.FunctionWrapper)
-        if wrapt is not None and issubclass(type(obj), wrapt.BoundFunctionWrapper):
+        wrapt = sys.modules.get("wrapt")  # which has neither while it is being imported
+        plain = getattr(wrapt, "FunctionWrapper", None)
+        if plain is not None and issubclass(type(obj), plain):
+            return self._reduce_wrapper(obj, plain)
+        if issubclass(type(obj), getattr(wrapt, "BoundFunctionWrapper", ())):
             return _reduce_bound_wrapper(obj)
         return self._reduce_singleton(obj)
 

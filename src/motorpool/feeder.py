@@ -43,8 +43,9 @@ def _is_fresh(item: Any) -> bool:
 
 def _has_own_data(part: Any) -> bool:
     """Tell whether this is an array of numbers and not a view of another."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or type(part) is not numpy.ndarray:
+    # None while another thread is importing it.
+    array = getattr(sys.modules.get("numpy"), "ndarray", None)
+    if type(part) is not array:
         return False
     return part.base is None and not part.dtype.hasobject
 

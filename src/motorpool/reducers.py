@@ -23,8 +23,8 @@ def reducers() -> dict[type, Any] | None:
     numpy = sys.modules.get("numpy")
     if reduction is None and numpy is None:
         return None
-    # Registered there by many.
-    extra = {} if reduction is None else reduction.ForkingPickler._extra_reducers  # noqa: SLF001
+    # Registered there by many. A signal handler may come in the midst of its import.
+    extra = getattr(getattr(reduction, "ForkingPickler", None), "_extra_reducers", {})
     known = len(extra), len(copyreg.dispatch_table), hasattr(numpy, "ndarray")
     if known != _Reducers.known:
         # A plain dict: the C pickler looks into it without a call.
