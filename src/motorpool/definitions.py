@@ -286,6 +286,7 @@ class Definitions:
             return None
         pickled = _NOTHING
         while missing := _missing(needs, known):
+            self._assigned |= needs.assigned
             pickled, referred = self._pack(missing, needs.assigned, known)
             further = needs.lacking(referred)
             if not further:
@@ -311,7 +312,6 @@ class Definitions:
             if len(self._closures) >= _MOST_CLOSURES:
                 self._closures.clear()
             found = self._closures[roots] = closure(roots, guess=self._guess)
-            self._assigned |= found.assigned
         return found
 
     def _pack(

@@ -62,7 +62,7 @@ class ServedPopen(SpawnedPopen):
 
     def reap(self, flag: int) -> int | None:
         """Ask the server for the exit code."""
-        if flag == os.WNOHANG and not self._is_gone():
+        if flag == os.WNOHANG and not self.await_end(0):
             return None
         self.await_end()
         code, peak = _SERVER.reap(self.pid)

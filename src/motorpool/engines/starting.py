@@ -132,7 +132,7 @@ class Popen:
                 _, status, usage = os.wait4(self.pid, 0)
                 self.peak = self.known_peak(usage.ru_maxrss)
         except ChildProcessError:
-            return self.reaped_by_others() if self._is_gone() else None
+            return self.reaped_by_others() if self.await_end(0) else None
         return os.waitstatus_to_exitcode(status)
 
     def reaped_by_others(self) -> int:
@@ -146,9 +146,6 @@ class Popen:
     def known_peak(self, kilobytes: int) -> int | None:
         """Return in bytes what the kernel tells of the process's peak, None if it misleads."""
         return kilobytes << 10
-
-    def _is_gone(self) -> bool:
-        return self.await_end(0)
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Wait for the end of the process, and return the exit code."""
