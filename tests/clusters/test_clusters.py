@@ -151,6 +151,13 @@ def keep_square(shared, item):
     shared[item] = item * item
 
 
+def keep_squares(shared, items):
+    """Put the squares of items into the dictionary, in a pool of processes of its own."""
+    with motorpool.Pool(1) as pool:
+        pool.map(partial(keep_square, shared), items)
+        pool.starmap(keep_square, [(shared, -item) for item in items])
+
+
 def test_manager_of_the_program_is_found(make_pool):
     """Workers may use what a manager of `multiprocessing` keeps, as far as they reach it."""
     with make_pool(2) as pool:
@@ -159,8 +166,9 @@ def test_manager_of_the_program_is_found(make_pool):
             shared = manager.dict()
             pool.starmap(keep_square, [(shared, item) for item in range(4)])
             pool.map(partial(keep_square, shared), range(4, 8))
+            pool.apply(keep_squares, (shared, [8, 9]))
 
-            assert dict(shared) == {item: item * item for item in range(8)}
+            assert dict(shared) == {item: item * item for item in [*range(10), -8, -9]}
 
 
 def test_pools_share_a_cluster(make_pool):

@@ -147,11 +147,15 @@ class Space:
     ) -> Any:
         """Return the proxy of an object that a manager of the parent's keeps.
 
-        Not with this process's own key, as `RebuildProxy` would.
+        Not with this process's own key, as `RebuildProxy` would; and where a task
+        sends it to, in a pool of its own say, that key is not known either.
         """
         from multiprocessing.managers import RebuildProxy  # type: ignore[attr-defined]
 
-        return RebuildProxy(make, token, serializer, {"authkey": self.authkey, **options})
+        arguments = make, token, serializer, {"authkey": self.authkey, **options}
+        proxy = RebuildProxy(*arguments)
+        proxy.__reduce_ex__ = lambda _protocol: (RebuildProxy, arguments)
+        return proxy
 
     def find(self, module: str, name: str) -> Any:
         """Return what the parent knows by that name."""
