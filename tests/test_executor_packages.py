@@ -14,6 +14,7 @@ import motorpool
 SECONDS = 55
 
 PROGRAM = """
+import os
 import sys
 from functools import partial
 from motorpool import Pool
@@ -23,6 +24,14 @@ def check(executor, *leave_out, **options):
     passed = check_engine(partial(Pool, engine=executor, **options), leave_out=leave_out)
     print(len(passed), "passed")
 
+def parent():
+    import multiprocessing
+    return multiprocessing.parent_process().pid
+
+def nest(_):
+    with Pool(1) as pool:
+        return pool.apply(parent) == os.getpid()
+
 if __name__ == "__main__":
 """
 
@@ -30,6 +39,8 @@ if __name__ == "__main__":
 MAKERS = {
     "loky": """
     import loky
+    with Pool(engine=loky.get_reusable_executor(2)) as pool:
+        assert pool.map(nest, [0]) == [True]
     check(loky.get_reusable_executor(2))
     loky.get_reusable_executor().shutdown(kill_workers=True)
 """,

@@ -61,7 +61,8 @@ def _introduce(context: Any, identity: Identity, lifeline: int) -> None:
     process._parent_process = process._ParentProcess(  # noqa: SLF001
         identity.parent_name, identity.parent_pid, lifeline
     )
-    if identity.method:
+    # Others, such as loky's, are known only where a package has brought them.
+    if identity.method in context._concrete_contexts:  # noqa: SLF001
         context._default_context.set_start_method(identity.method, force=True)  # noqa: SLF001
 
 
