@@ -7,7 +7,7 @@ import linecache
 import multiprocessing
 import os
 import threading
-from multiprocessing import resource_tracker
+from multiprocessing import resource_sharer, resource_tracker
 
 import pytest
 
@@ -80,6 +80,75 @@ def test_initializer_that_raises_is_reported(executor):
         pool.map(workloads.square, range(10))
 
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def send(sink, item):
+    """Send an item through a connection."""
+    sink.send(item)
+
+
+@pytest.fixture
+def sharer(leak_guard):
+    """End, when the test is over, what hands connections out."""
+    yield
+    resource_sharer.stop(DEADLINE)
+
+
+def test_connection_goes_to_one_process_only(sharer, executor):
+    """It can be an item; what goes to each process is refused at the call, but for threads."""
+    source, sink = multiprocessing.Pipe(duplex=False)
+    with source, sink:
+        with motorpool.Pool(engine=executor) as pool:
+            pool.apply(send, (sink, 1))
+            assert source.recv() == 1
+        if isinstance(executor, concurrent.futures.ThreadPoolExecutor):
+            with motorpool.Pool(engine=executor, initializer=send, initargs=(sink, 2)) as pool:
+                pool.apply(abs, (3,))
+            assert source.recv() == 2
+        else:
+            with pytest.raises(motorpool.NotPicklableError, match="to one process only"):
+                motorpool.Pool(engine=executor, initializer=send, initargs=(sink, 2))
+            pool = motorpool.Pool(engine=executor)
+            with pool, pytest.raises(motorpool.NotPicklableError, match="to one process only"):
+                pool.map_async(functools.partial(send, sink), [3])
+
+
+def test_connection_in_globals_is_refused_unless_bound_in_the_worker(start_script):
+    """Workers of an executor may have a connection of their own under that name."""
+    script = start_script(CONNECTED, "spawn")
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout == "NotPicklableError\n['StringIO', 'StringIO']\n"
+
+
+CONNECTED = """
+import concurrent.futures, io
+
+os.environ.pop("TMPDIR", None)  # whose path is too long for a socket
+SOURCE, SINK = multiprocessing.Pipe(duplex=False)
+
+def send(item):
+    SINK.send(item)
+
+def connect():
+    global SINK
+    SINK = io.StringIO()
+
+def kind(_):
+    return type(SINK).__name__
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as executor:
+        with motorpool.Pool(engine=executor) as pool:
+            try:
+                pool.map_async(send, [1])
+            except motorpool.NotPicklableError as error:
+                print(type(error).__name__)
+        with motorpool.Pool(engine=executor, initializer=connect) as pool:
+            print(pool.map(kind, range(2)))
+"""
 
 
 def test_call_behind_one_that_is_cancelled_goes_on(leak_guard, tmp_path):

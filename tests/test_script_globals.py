@@ -322,6 +322,49 @@ with open_pool(1) as pool:
     assert finished.stdout.splitlines() == ["[1] [(2, True)] [(3, True)]", "[['here']]"]
 
 
+def test_default_is_the_scripts_own_where_a_task_bound_the_name_anew(start_script, start_method):
+    """It does not matter whether what binds the name is reached by name or through a table."""
+    script = start_script(
+        """
+LIMITS = [1]
+def replace():
+    global LIMITS
+    LIMITS = [2]
+STEPS = {"replace": replace}
+def run(_):
+    STEPS["replace"]()
+    return LIMITS[0]
+def read(_, limits=LIMITS):
+    return limits[0]
+with open_pool(1) as pool:
+    print(pool.map(run, [0]), pool.map(read, [0]))
+""",
+        start_method,
+    )
+
+    assert script.finish().stdout == "[2] [1]\n"
+
+
+def test_connection_in_globals_reaches_each_worker(start_script, start_method):
+    """What can be handed over once only is handed over to one worker after the other."""
+    script = start_script(
+        """
+del os.environ["TMPDIR"]  # whose path is too long for a socket
+def send(item):
+    SINK.send(item)
+    return item
+with open_pool(1, maxtasksperchild=1) as pool:
+    SOURCE, SINK = multiprocessing.Pipe(duplex=False)
+    print(pool.map(send, range(3), chunksize=1), [SOURCE.recv() for _ in range(3)])
+""",
+        start_method,
+    )
+    finished = script.finish()
+
+    assert finished.stderr == ""
+    assert finished.stdout == "[0, 1, 2] [0, 1, 2]\n"
+
+
 def test_other_modules_are_set_up_by_the_initializer(start_script, start_method):
     """The script is not run again where workers are not forked."""
     finished = start_script(

@@ -21,7 +21,7 @@ from contextlib import suppress
 from itertools import repeat
 from operator import is_
 
-from motorpool.reducers import MAIN_MODULES
+from motorpool.reducers import DESCRIPTOR, MAIN_MODULES
 from motorpool.typed import Any, NamedTuple
 
 Name = tuple[str, str]
@@ -325,7 +325,8 @@ class Definitions:
                 return pickled
         spared = {name for name in missing if name in self._set_up or known.has(name)}
         pickled = pack(missing, assigned, spared, shared)
-        self._packed = missing, shared, pickled
+        # A connection is handed over to each worker anew.
+        self._packed = (missing, shared, pickled) if DESCRIPTOR not in pickled[0] else None
         return pickled
 
     def _shared(self, missing: dict[Name, Any], known: Known) -> set[Name]:
@@ -368,11 +369,16 @@ def _same(one: dict[Name, Any], other: dict[Name, Any]) -> bool:
     return one.keys() == other.keys() and all(one[name] is other[name] for name in one)
 
 
+def _accept(pickled: bytes) -> None:
+    """Find nothing wrong with a pickle."""
+
+
 def pack(
     names: dict[Name, Any],
     assigned: Collection[Name] = (),
     spared: Collection[Name] = (),
     shared: Collection[Name] = (),
+    check: Callable[[bytes], None] = _accept,
 ) -> tuple[bytes, set[Name]]:
     """Return definitions pickled, and the names that they refer to.
 
@@ -380,40 +386,48 @@ def pack(
     and may have changed its own. Of what cannot be sent, names in `spared` are
     left out, because a worker has them in some version, and those in `assigned`
     begin as None, because tasks bind them: to a connection or a file, say, of
-    which the parent has its own.
+    which the parent has its own. `check` raises for a pickle that would not arrive.
     """
     known = {id(value): name for name in shared if _is_one(value := _names_of(name[0])[name[1]])}
     try:
-        return _dump(names, known)
+        return _dump(names, known, check)
     except Exception:
         sendable = dict(names)
         for name, value in names.items():
-            if (name in spared or name in assigned) and not _can_dump(name, value, known):
+            if (name in spared or name in assigned) and not _can_dump(name, value, known, check):
                 if name in assigned:
                     sendable[name] = None
                 else:
                     del sendable[name]
         if sendable == names:
             raise
-        return _dump(sendable, known)
+        return _dump(sendable, known, check)
 
 
-def pack_guessed(names: dict[Name, Any], shared: Collection[Name] = ()) -> bytes:
+def pack_guessed(
+    names: dict[Name, Any],
+    shared: Collection[Name] = (),
+    check: Callable[[bytes], None] = _accept,
+) -> bytes:
     """Return definitions of what code may look up, to follow those that it needs.
 
     Nobody minds if they cannot be pickled, or not be loaded.
     """
     if names:
         with suppress(Exception):
-            return pack(names, shared=shared)[0]
+            return pack(names, shared=shared, check=check)[0]
     return b""
 
 
-def _dump(some: dict[Name, Any], known: dict[int, Name]) -> tuple[bytes, set[Name]]:
+def _dump(
+    some: dict[Name, Any], known: dict[int, Name], check: Callable[[bytes], None]
+) -> tuple[bytes, set[Name]]:
     from motorpool.cloud import Definition, dump_and_collect
 
     definitions = [Definition(*name, value) for name, value in in_order(some)]
-    return dump_and_collect(definitions, frozenset(some), known=known)
+    pickled = dump_and_collect(definitions, frozenset(some), known=known)
+    check(pickled[0])
+    return pickled
 
 
 def _is_one(value: object) -> bool:
@@ -421,9 +435,14 @@ def _is_one(value: object) -> bool:
     return not issubclass(type(value), (*_KEPT, tuple, frozenset))
 
 
-def _can_dump(name: Name, value: Any, known: dict[int, Name] | None = None) -> bool:
+def _can_dump(
+    name: Name,
+    value: Any,
+    known: dict[int, Name] | None = None,
+    check: Callable[[bytes], None] = _accept,
+) -> bool:
     try:
-        _dump({name: value}, known or {})
+        _dump({name: value}, known or {}, check)
     except Exception:
         return False
     return True

@@ -9,6 +9,9 @@ from motorpool.typed import Any
 # Modules that a worker never imports: their names are defined in it on demand.
 MAIN_MODULES = ("__main__", "__mp_main__")
 
+# In a pickle, a socket or connection that `multiprocessing` hands over to whoever loads it first.
+DESCRIPTOR = b"resource_sharer\x94\x8c\x05DupFd"
+
 
 class _Reducers:
     """How `multiprocessing` pickles connections and the like, and we arrays, once imported."""

@@ -17,6 +17,7 @@ from itertools import count
 from motorpool.engines.base import Initializer, StartFailed
 from motorpool.engines.remote import RemoteEngine, Slot, Task
 from motorpool.messages import CapacityChanged, ChunkLost, Event, Order, WorkerLost, WorkerReady
+from motorpool.reducers import DESCRIPTOR
 from motorpool.serialization import loads
 from motorpool.typed import Any
 from motorpool.worker.logbook import Record, drop_logbook
@@ -24,8 +25,6 @@ from motorpool.worker.remote import Key  # noqa: TC001 - an annotation
 from motorpool.worker.space import home
 
 _logbooks = count(1)
-# In a pickle, a socket or connection that `multiprocessing` would hand over to a child.
-_DESCRIPTOR = b"resource_sharer\x94\x8c\x05DupFd"
 
 
 def new_logbook() -> str:
@@ -58,7 +57,7 @@ class ClusterEngine(RemoteEngine):
         self.left: list[str] = []  # logbooks of processes that are gone
 
     def _check(self, payload: bytes) -> None:
-        if _DESCRIPTOR in payload:
+        if DESCRIPTOR in payload:
             msg = "sockets and connections cannot be sent to a cluster, only to child processes"
             raise TypeError(msg)
 

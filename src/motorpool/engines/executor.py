@@ -7,13 +7,14 @@ here, and shut down at the end.
 
 import importlib
 from collections.abc import Mapping
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 from motorpool.cpus import cpu_count
 from motorpool.engines.base import Abilities, Initializer
 from motorpool.engines.programs import Program
 from motorpool.engines.remote import RemoteEngine, Task
 from motorpool.errors import EngineNotInstalledError
+from motorpool.reducers import DESCRIPTOR
 from motorpool.typed import Any
 from motorpool.worker.remote import run_remote_chunk
 
@@ -60,6 +61,14 @@ class ExecutorEngine(RemoteEngine):
             if isinstance(size, int) and size > 0:
                 return size
         return cpu_count()
+
+    def _check_program(self, payload: bytes) -> None:
+        if DESCRIPTOR in payload and not isinstance(self._executor, ThreadPoolExecutor):
+            msg = (
+                "a socket or connection can be sent to one process only, as an item; a function or "
+                "an initializer goes to each process of an executor"
+            )
+            raise TypeError(msg)
 
     def _submit(self, task: Task) -> None:
         program, setup = self._text(task, task.program), self._text(task, self.setup)

@@ -68,6 +68,8 @@ class Program:
         Top-level modules that have to be sent too.
     set_up
         Names that the initializer binds before.
+    check
+        Raises for a pickle that would not arrive.
     """
 
     def __init__(
@@ -78,13 +80,16 @@ class Program:
         roots: Iterable[Name],
         tops: frozenset[str] = frozenset(),
         set_up: Collection[Name] = (),
+        *,
+        check: Callable[[bytes], None],
     ) -> None:
         self.key: Key = (home(), next(_numbers))
         self.roots = frozenset(roots)
         self.tops = tops
         self.handle: Any = None  # of the text, where the engine has put it
         self._call = func, style, payload
-        self.needed, definitions = _definitions(func, self.roots, set_up)
+        self._check = check
+        self.needed, definitions = _definitions(func, self.roots, set_up, check)
         bound = self.needed.bound() | (self.needed.guessed or {})
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
         assigned = tuple(self.needed.assigned)
@@ -104,7 +109,8 @@ class Program:
 
     def extended(self, names: Iterable[Name], tops: Iterable[str] = ()) -> "Program":
         """Return the program with further names and modules, all as of now."""
-        return Program(*self._call, self.roots.union(names), self.tops.union(tops))
+        roots = self.roots.union(names)
+        return Program(*self._call, roots, self.tops.union(tops), check=self._check)
 
 
 def _authkey() -> bytes | None:
@@ -149,9 +155,10 @@ def refers_to_main(payload: bytes) -> bool:
 
 
 class Programs:
-    """The programs of one engine."""
+    """The programs of one engine, which raises in `check` for a pickle that would not arrive."""
 
-    def __init__(self) -> None:
+    def __init__(self, check: Callable[[bytes], None]) -> None:
+        self._check = check
         self._programs: dict[int, Program] = {}
         self.set_up: Collection[Name] = ()  # names that the initializer binds
         # Modules that a worker was seen to lack go with all programs made since.
@@ -173,9 +180,8 @@ class Programs:
         """
         old = self._programs.get(function.number)
         roots = {*function.roots, *names, *(old.roots if old is not None else ())}
-        program = Program(
-            function.func, function.style, function.payload, roots, self.tops, self.set_up
-        )
+        call = function.func, function.style, function.payload
+        program = Program(*call, roots, self.tops, self.set_up, check=self._check)
         self._programs[function.number] = program
         return program
 
@@ -185,7 +191,7 @@ class Programs:
 
 
 def _definitions(
-    func: Any, roots: frozenset[Name], set_up: Collection[Name]
+    func: Any, roots: frozenset[Name], set_up: Collection[Name], check: Callable[[bytes], None]
 ) -> tuple[Closure, bytes | None]:
     """Return what `func` needs, and the definitions of that."""
     if not roots:
@@ -196,13 +202,13 @@ def _definitions(
         for module, _ in bound:
             know_by_alias(module)
         try:
-            definitions, referred = pack(bound, needed.assigned, set_up)
+            definitions, referred = pack(bound, needed.assigned, set_up, check=check)
         except Exception as error:
             refused = not_picklable("the function", func, error)
             raise refused from error
         further = needed.lacking(referred)
         if not further:
-            definitions += pack_guessed(needed.guessed or {})
+            definitions += pack_guessed(needed.guessed or {}, check=check)
             return needed, definitions if bound else None
         needed = needed.with_more(further)
 

@@ -134,7 +134,7 @@ class RemoteEngine(ABC):
         self._numbers = count(1)
         self._functions = count(1)
         self._named: dict[tuple[int, int], Function] = {}
-        self._programs = Programs()
+        self._programs = Programs(self._check_program)
         self._job = -1  # of the last chunk sent
         # A task and how it ended; or no task, and an event or a function that
         # returns events.
@@ -170,6 +170,10 @@ class RemoteEngine(ABC):
 
     def _check(self, payload: bytes) -> None:  # noqa: B027
         """Raise TypeError for a pickle that would not arrive."""
+
+    def _check_program(self, payload: bytes) -> None:
+        """Raise TypeError for a pickle that would not arrive in each of several processes."""
+        self._check(payload)
 
     def _open(self, slot: Slot) -> None:  # noqa: B027
         """Take note of a new slot; raises OSError if there can be none."""
@@ -243,7 +247,7 @@ class RemoteEngine(ABC):
         known = self._named.get((id(func), style))
         if known is not None and known.func is func:
             return known
-        payload, roots = programs.pickle_function(func, "the function", self._check)
+        payload, roots = programs.pickle_function(func, "the function", self._check_program)
         is_shared = bool(roots) and is_main_function(func)
         function = Function(next(self._functions), func, style, payload, roots, is_shared)
         if is_shared:
@@ -252,8 +256,10 @@ class RemoteEngine(ABC):
         return function
 
     def _make_setup(self, initializer: Initializer) -> Program:
-        payload, roots = programs.pickle_function(initializer, "the initializer", self._check)
-        setup = Program(initializer, CALL_ITEM, payload, roots)
+        payload, roots = programs.pickle_function(
+            initializer, "the initializer", self._check_program
+        )
+        setup = Program(initializer, CALL_ITEM, payload, roots, check=self._check_program)
         self._programs.set_up = setup.needed.assigned
         return setup
 
