@@ -8,12 +8,12 @@ EVERYWHERE = ("fork", "spawn", "forkserver", "executor")
 
 # The executor's processes are spawned, and are not ours.
 PREAMBLE = """
-def start_pool(**options):
+def start_pool(processes=2, **options):
     if ENGINE != "executor":
-        return open_pool(**options)
+        return open_pool(processes, **options)
     context = multiprocessing.get_context("spawn")
     from concurrent.futures import ProcessPoolExecutor
-    return motorpool.Pool(engine=ProcessPoolExecutor(2, context), **options)
+    return motorpool.Pool(engine=ProcessPoolExecutor(processes, context), **options)
 """
 
 
@@ -160,9 +160,9 @@ with start_pool() as pool:
     ]
 
 
-def test_what_an_initializer_prepared_is_one_object(start_script, start_method):
+def test_what_an_initializer_prepared_is_one_object(lines):
     """Classes and defaults that share it with a global name share it in a worker, too."""
-    script = start_script(
+    printed = lines(
         """
 class Database:
     state = "closed"
@@ -176,20 +176,21 @@ def prepare():
     TABLE["rows"] = 3
 def work(_, table=TABLE):
     return Store.database.state, Store.database is database, table["rows"]
-with open_pool(initializer=prepare) as pool:
+with start_pool(initializer=prepare) as pool:
     print(pool.map(work, range(2), chunksize=1))
+    def work(_, table=TABLE):
+        return table
+    print(pool.map(work, range(2)))
     database = Database()
     class Store:
         database = database
     print(pool.map(lambda _: Store.database.state, range(2)))
-""",
-        start_method,
+"""
     )
-    finished = script.finish()
 
-    assert finished.stderr == ""
-    assert finished.stdout.splitlines() == [
+    assert printed == [
         "[('open', True, 3), ('open', True, 3)]",
+        "[{'rows': 3}, {'rows': 3}]",
         "['closed', 'closed']",
     ]
 
@@ -290,9 +291,9 @@ with open_pool() as pool:
     assert finished.stdout == "[2] [4] [True]\n"
 
 
-def test_object_of_several_names_is_one_in_a_worker(start_script, start_method):
+def test_object_of_several_names_is_one_in_a_worker(lines):
     """Whatever goes there first, a class, a default and a table refer to the worker's own."""
-    script = start_script(
+    printed = lines(
         """
 TABLE = {}
 NAMES = (TABLE,)
@@ -307,24 +308,126 @@ def by_class(item):
 def by_default(item, table=TABLE):
     table[item] = 1
     return len(table), NAMES[0] is table
-with open_pool(1) as pool:
+with start_pool(1) as pool:
     print(pool.map(by_name, "a"), pool.map(by_class, "b"), pool.map(by_default, "c"))
     TABLE["here"] = 1
     def by_default(item, table=TABLE):
         return sorted(table)
     print(pool.map(by_default, "d"))
-""",
-        start_method,
+"""
     )
-    finished = script.finish()
 
-    assert finished.stderr == ""
-    assert finished.stdout.splitlines() == ["[1] [(2, True)] [(3, True)]", "[['here']]"]
+    assert printed == ["[1] [(2, True)] [(3, True)]", "[['here']]"]
 
 
-def test_default_is_the_scripts_own_where_a_task_bound_the_name_anew(start_script, start_method):
+def test_object_that_came_within_another_is_found_by_its_name(lines):
+    """Tables, lists and functions under two names are one, whichever call brought them."""
+    printed = lines(
+        """
+import functools
+def decorate(function):
+    def call(_):
+        call.calls += 1
+        return function()
+    call.calls = 0
+    return call
+@decorate
+def first():
+    return "first"
+def second():
+    return "second"
+second.calls = 0
+@functools.singledispatch
+def kind(thing):
+    return "any"
+kind.calls = 0
+ROWS = [1]
+BOX = {"rows": ROWS, "first": first, "second": second}
+alias = second
+class Node:
+    pass
+left, right = Node(), Node()
+left.other, right.other = right, left
+NODES = [left, right]
+NODES.append(NODES)
+def by_box(_):
+    return sorted(BOX)
+def by_name(_):
+    ROWS.append(2)
+    left.seen = True
+    return second() + alias(), right.other is left
+def by_both(_):
+    second.calls += 1
+    kind.calls += 1
+    return BOX["rows"] is ROWS, len(ROWS), BOX["first"] is first, BOX["second"] is second is alias
+def by_nodes(_):
+    return NODES[0].seen, NODES[1].other is NODES[0], NODES[2] is NODES, alias.calls + kind.calls
+def by_default(rows=ROWS):
+    return rows is ROWS
+def looked_up(_):
+    return eval("by_default")()
+LAST = 0
+def count(_):
+    global LAST
+    LAST += 1
+with start_pool(1) as pool:
+    print(pool.map(by_box, [0]), pool.map(by_name, [0]))
+    print(pool.map(by_both, [0]), pool.map(by_nodes, [0]), pool.map(looked_up, [0]))
+    pool.map(count, [0])
+    LAST = 5
+    def count_more(_, rows=ROWS):
+        count(_)
+        return LAST, rows is ROWS or ENGINE == "fork"  # where it is a copy
+    print(pool.map(count_more, [0]))
+"""
+    )
+
+    assert printed == [
+        "[['first', 'rows', 'second']] [('secondsecond', True)]",
+        "[(True, 2, True, True)] [(True, True, True, 2)] [True]",
+        "[(2, True)]",
+    ]
+
+
+def test_class_stays_what_a_worker_has_made_of_it(lines):
+    """An initializer may keep something in a class, and tasks may count there."""
+    printed = lines(
+        """
+import enum
+class Model:
+    weights = None
+    class Layer:
+        calls = 0
+class Colour(enum.Enum):
+    RED = 1
+def prepare():
+    Model.weights = [1, 2, 3]
+    Colour.default = Colour.RED
+def work(_):
+    Model.Layer.calls += 1
+    return Model.weights, Model.Layer.calls
+def work_more(_):
+    Model.Layer.calls += 1
+    return Model.weights, Model.Layer.calls, Colour.default is Colour.RED
+with start_pool(1, initializer=prepare) as pool:
+    print(pool.map(work, [0]), pool.map(work_more, [0]))
+    print(pool.map(lambda layer: layer.__class__.__qualname__, [Model.Layer()]))
+    class Model(Model):
+        weights = "new"
+    print(pool.map(work, [0]))
+"""
+    )
+
+    assert printed == [
+        "[([1, 2, 3], 1)] [([1, 2, 3], 2, True)]",
+        "['Model.Layer']",
+        "[('new', 1)]",
+    ]
+
+
+def test_default_is_the_scripts_own_where_a_task_bound_the_name_anew(lines):
     """It does not matter whether what binds the name is reached by name or through a table."""
-    script = start_script(
+    printed = lines(
         """
 LIMITS = [1]
 def replace():
@@ -336,13 +439,12 @@ def run(_):
     return LIMITS[0]
 def read(_, limits=LIMITS):
     return limits[0]
-with open_pool(1) as pool:
+with start_pool(1) as pool:
     print(pool.map(run, [0]), pool.map(read, [0]))
-""",
-        start_method,
+"""
     )
 
-    assert script.finish().stdout == "[2] [1]\n"
+    assert printed == ["[2] [1]"]
 
 
 def test_connection_in_globals_reaches_each_worker(start_script, start_method):

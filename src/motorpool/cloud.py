@@ -13,7 +13,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import CodeType, FunctionType, resolve_bases
 
@@ -22,7 +22,7 @@ import cloudpickle
 from motorpool.mirror import define, module_globals
 from motorpool.names import MIRRORED, Name, home_of
 from motorpool.reducers import reducers
-from motorpool.typed import Any
+from motorpool.typed import Any, NamedTuple
 
 BufferCallback = Callable[[pickle.PickleBuffer], object]
 
@@ -68,7 +68,6 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         super().__init__(file, protocol=5, buffer_callback=take)
         self.by_value = by_value
         self.needed: set[Name] = set()
-        self.known: dict[int, Name] = {}
         self._mirror_ids: dict[int, str] = {}
         for name in MIRRORED:
             module = sys.modules.get(name)
@@ -100,7 +99,7 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
             # Slots must be there when a class is made; cloudpickle sets them afterwards.
             reduced[1][3]["__slots__"] = vars(obj)["__slots__"]
         if isinstance(obj, type) and isinstance(reduced, tuple):
-            reduced = _made_once(obj, reduced)
+            reduced = _filled_once(obj, _made_once(obj, reduced))
         return reduced
 
     def _reduce_instance(self, obj: Any) -> Any:
@@ -152,12 +151,45 @@ class CloudPickler(cloudpickle.Pickler):  # type: ignore[misc]
         return reduced
 
 
-class _KnowingPickler(CloudPickler):
+class Named(NamedTuple):
+    """What names of mirrored modules are bound to, for definitions to refer to.
+
+    Attributes
+    ----------
+    names
+        The names of each object, by its id.
+    known
+        Those that are known where the pickle goes, None if it may go anywhere.
+    """
+
+    names: Mapping[int, tuple[Name, ...]]
+    known: Collection[Name] | None
+
+
+class _NamingPickler(CloudPickler):
     """A pickler that is asked for each object: that takes its time."""
 
-    def persistent_id(self, obj: Any) -> Name | None:
-        """Return the name of an object that is known where the pickle goes."""
-        return self.known.get(id(obj))
+    def __init__(self, file: io.BytesIO, by_value: frozenset[Name], named: Named) -> None:
+        super().__init__(file, by_value)
+        self._names, self._known = named
+        self._as_itself = False
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Return the name of an object that is known where the pickle goes.
+
+        If nobody knows whether it is, return the object and its names.
+        """
+        names = self._names.get(id(obj))
+        if names is None:
+            # What a filler is called with next is what has come, not what may be there already.
+            if type(obj) is not str:  # of the filler's own name
+                self._as_itself = type(obj) is FunctionType and obj in _FILLERS
+            return None
+        self.needed.update(names)
+        if self._known is not None:
+            return next((name for name in names if name in self._known), None)
+        self._as_itself = not self._as_itself
+        return (obj, names) if self._as_itself else None
 
 
 def _rewrap(*arguments: Any) -> Any:
@@ -180,6 +212,24 @@ def _made_once(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
     return make_class, (subclasses, *reduced[1]), *reduced[2:]
 
 
+def _filled_once(cls: type, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Have a class filled by `fill_class`, and called as it is called here."""
+    if reduced[-1] is not _class_setstate:
+        return reduced
+    attributes, slots = reduced[2]
+    return (
+        *reduced[:2],
+        ({**attributes, "__qualname__": cls.__qualname__}, slots),
+        *reduced[3:-1],
+        fill_class,
+    )
+
+
+def fill_class(cls: type, state: tuple[dict[str, Any], Any]) -> None:
+    """Give a class its attributes; `worker.space` has another way."""
+    _class_setstate(cls, state)
+
+
 def make_class(subclasses: Collection[str], *arguments: Any) -> type:
     """Return a class that is made here, still empty, if it was not before.
 
@@ -189,7 +239,7 @@ def make_class(subclasses: Collection[str], *arguments: Any) -> type:
     statement, which are not known any more, it is left out.
     """
     _, _, its_bases, _, number, _ = arguments
-    made = _CLASSES_BY_ID.get(number)
+    made = class_of(arguments)
     if made is None:
         bases = [base for one in resolve_bases(its_bases) for base in one.__mro__]
         try:
@@ -200,7 +250,13 @@ def make_class(subclasses: Collection[str], *arguments: Any) -> type:
                 made = _make_skeleton_class(*arguments)
     if subclasses:
         _SUBCLASSES[made] = subclasses
-    return made  # type: ignore[no-any-return]
+    return made
+
+
+def class_of(arguments: Sequence[Any]) -> type | None:
+    """Return the class that is here already of those that `make_class` is given the like of."""
+    made: type | None = _CLASSES_BY_ID.get(arguments[-2])
+    return made
 
 
 # By class that was made here, the ids of the subclasses that it had where it comes from.
@@ -235,6 +291,8 @@ def _class_by_value(kind: type) -> Any:
 
 
 _CLASSES_BY_ID: Any = cloudpickle.cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID  # noqa: SLF001
+_function_setstate: Any = cloudpickle.cloudpickle._function_setstate  # noqa: SLF001
+_class_setstate: Any = cloudpickle.cloudpickle._class_setstate  # noqa: SLF001
 _make_skeleton_class: Any = cloudpickle.cloudpickle._make_skeleton_class  # noqa: SLF001
 _id_of_class: Any = cloudpickle.cloudpickle._get_or_create_tracker_id  # noqa: SLF001
 _CACHED: Any = functools._lru_cache_wrapper  # noqa: SLF001 - it has no public name
@@ -273,6 +331,10 @@ def _fill_dispatcher(func: Any, state: tuple[dict[Any, Any], dict[str, Any]]) ->
         func.register(kind, implementation)
     for name, value in attributes.items():
         setattr(func, name, value)
+
+
+# What a pickle calls with an object and its state, one right after the other.
+_FILLERS = (_function_setstate, fill_class, _fill_dispatcher)
 
 
 def _reduce_cached_property(cached: Any) -> tuple[Any, ...]:
@@ -322,17 +384,16 @@ def dump_and_collect(
     obj: object,
     by_value: frozenset[Name] = frozenset(),
     take: BufferCallback | None = None,
-    known: dict[int, Name] | None = None,
+    named: Named | None = None,
 ) -> tuple[bytes, set[Name]]:
     """Return `obj` pickled, and the names of mirrored modules that the pickle refers to.
 
-    `take` is the pickler's `buffer_callback`. Objects whose ids are `known` are
-    referred to by name, which `mirror.load_definitions` understands.
+    `take` is the pickler's `buffer_callback`. Objects that are `named` are
+    referred to as `mirror.load_definitions` or `worker.space` understand it.
     """
     file = io.BytesIO()
-    if known:
-        pickler: CloudPickler = _KnowingPickler(file, by_value, take)
-        pickler.known = known
+    if named is not None:
+        pickler: CloudPickler = _NamingPickler(file, by_value, named)
     else:
         pickler = CloudPickler(file, by_value, take)
     pickler.dump(obj)

@@ -10,6 +10,8 @@ Guarantees
   to something else in the parent.
 - A name that workers bind themselves (`global name`) is given once, as a start
   value, and is theirs from then on.
+- What two names lead to is one object there if it is one here, whichever came
+  first; a class is what tasks and an initializer have made of it.
 - Under fork, what the parent had at that moment is known already.
 """
 
@@ -34,6 +36,8 @@ _CODE = (type, types.FunctionType)
 # Of these a fork remembers the object itself; of others a weak reference if
 # there can be one, so that a large array that was deleted is not kept alive.
 _KEPT = (type, types.FunctionType, types.ModuleType, int, float, str, bytes, bool, type(None))
+# Nobody can tell two of these apart, or they are never copied.
+_COPIED = (*(kind for kind in _KEPT if kind is not types.FunctionType), tuple, frozenset)
 
 
 class Bindings:
@@ -220,7 +224,7 @@ def _guesses(name: Name, value: object) -> list[Name]:
 
 def _can_be_guessed(name: Name, value: object) -> bool:
     """Tell whether it costs little to send `value` in case it is looked up."""
-    return issubclass(type(value), _KEPT) and _can_dump(name, value)
+    return issubclass(type(value), _KEPT) and _can_dump(_dump, {name: value})
 
 
 def _homes_of_parts(value: Any) -> list[Name]:
@@ -247,19 +251,15 @@ class Definitions:
         self._guess = guess
         self._packed: tuple[dict[Name, Any], set[Name], tuple[bytes, set[Name]]] | None = None
         self._closures: dict[tuple[Name, ...], Closure] = {}
-        # What the initializer binds in each worker, before anything else.
-        self._set_up: set[Name] = set()
-        # What it reads, and may have changed there: a connection is opened, a table is filled.
-        self._prepared: set[Name] = set()
+        # What the initializer refers to, which runs in each worker before anything else.
+        self.setup: tuple[Name, ...] = ()
         # What some code binds.
         self._assigned: set[Name] = set()
 
     def pack_setup_for(self, known: Known, roots: tuple[Name, ...]) -> bytes | None:
         """Return what `pack_for` returns, for an initializer."""
         packed = self.pack_for(known, roots)
-        if roots:
-            needs = self._closure_of(roots)
-            self._set_up, self._prepared = needs.assigned, {*needs.bound()} - needs.assigned
+        self.setup = roots
         return packed
 
     def pack_for(self, known: Known, roots: Iterable[Name], *, learn: bool = True) -> bytes | None:
@@ -300,7 +300,7 @@ class Definitions:
         if not missing and not guessed:
             known.complete = needs
             return None
-        pickled += pack_guessed(guessed, self._shared(guessed, known).union(missing))
+        pickled += pack_guessed(guessed, self._shared(guessed, known).union(missing))[0]
         if learn:
             known.learn(missing)
             known.guessed.update(guessed)
@@ -323,7 +323,8 @@ class Definitions:
             its_missing, its_shared, pickled = self._packed
             if its_shared == shared and _same(its_missing, missing):
                 return pickled
-        spared = {name for name in missing if name in self._set_up or known.has(name)}
+        set_up = self._closure_of(self.setup).assigned
+        spared = {name for name in missing if name in set_up or known.has(name)}
         pickled = pack(missing, assigned, spared, shared)
         # A connection is handed over to each worker anew.
         self._packed = (missing, shared, pickled) if DESCRIPTOR not in pickled[0] else None
@@ -335,7 +336,12 @@ class Definitions:
         What is defined anew brings copies of what may have been changed in place here.
         """
         is_news = not any(map(known.has, missing))
-        candidates = known.names() if is_news and self._guess else self._prepared
+        if is_news and self._guess:
+            candidates = known.names()
+        else:
+            # The initializer may have changed what it reads: a connection is opened.
+            needs = self._closure_of(self.setup)
+            candidates = {*needs.bound()} - needs.assigned
         return {
             name
             for name in candidates - missing.keys() - self._assigned
@@ -377,72 +383,88 @@ def pack(
     names: dict[Name, Any],
     assigned: Collection[Name] = (),
     spared: Collection[Name] = (),
-    shared: Collection[Name] = (),
+    shared: Collection[Name] | None = (),
     check: Callable[[bytes], None] = _accept,
 ) -> tuple[bytes, set[Name]]:
     """Return definitions pickled, and the names that they refer to.
 
     Objects of the names `shared` are referred to by these: the worker has them,
-    and may have changed its own. Of what cannot be sent, names in `spared` are
+    and may have changed its own. If that is None, it may be any worker: each
+    object comes along with its names. Of what cannot be sent, names in `spared` are
     left out, because a worker has them in some version, and those in `assigned`
     begin as None, because tasks bind them: to a connection or a file, say, of
     which the parent has its own. `check` raises for a pickle that would not arrive.
     """
-    known = {id(value): name for name in shared if _is_one(value := _names_of(name[0])[name[1]])}
+
+    def dump(some: dict[Name, Any]) -> tuple[bytes, set[Name]]:
+        return _dump(some, shared, check)
+
     try:
-        return _dump(names, known, check)
+        return dump(names)
     except Exception:
         sendable = dict(names)
         for name, value in names.items():
-            if (name in spared or name in assigned) and not _can_dump(name, value, known, check):
+            if (name in spared or name in assigned) and not _can_dump(dump, {name: value}):
                 if name in assigned:
                     sendable[name] = None
                 else:
                     del sendable[name]
         if sendable == names:
             raise
-        return _dump(sendable, known, check)
+        return dump(sendable)
 
 
 def pack_guessed(
     names: dict[Name, Any],
-    shared: Collection[Name] = (),
+    shared: Collection[Name] | None = (),
     check: Callable[[bytes], None] = _accept,
-) -> bytes:
-    """Return definitions of what code may look up, to follow those that it needs.
+) -> tuple[bytes, set[Name]]:
+    """Return what `pack` does of what code may look up, to follow what it needs.
 
     Nobody minds if they cannot be pickled, or not be loaded.
     """
     if names:
         with suppress(Exception):
-            return pack(names, shared=shared, check=check)[0]
-    return b""
+            return pack(names, shared=shared, check=check)
+    return b"", set()
 
 
 def _dump(
-    some: dict[Name, Any], known: dict[int, Name], check: Callable[[bytes], None]
+    some: dict[Name, Any],
+    shared: Collection[Name] | None = (),
+    check: Callable[[bytes], None] = _accept,
 ) -> tuple[bytes, set[Name]]:
-    from motorpool.cloud import Definition, dump_and_collect
+    from motorpool.cloud import Definition, Named, dump_and_collect
 
     definitions = [Definition(*name, value) for name, value in in_order(some)]
-    pickled = dump_and_collect(definitions, frozenset(some), known=known)
+    pickled = dump_and_collect(definitions, frozenset(some), named=Named(_names_by_id(), shared))
     check(pickled[0])
     return pickled
 
 
+def _names_by_id() -> dict[int, tuple[Name, ...]]:
+    """Return the names of what must stay one object, by its id."""
+    from motorpool.names import MIRRORED
+
+    names: dict[int, tuple[Name, ...]] = {}
+    modules = {
+        id(vars(sys.modules[name])): name for name in reversed(MIRRORED) if name in sys.modules
+    }
+    for module in modules.values():
+        for name, value in list(_names_of(module).items()):
+            if _is_one(value) and not _is_machinery(name):
+                names[id(value)] = (*names.get(id(value), ()), (module, name))
+    return names
+
+
 def _is_one(value: object) -> bool:
-    """Tell whether a copy of `value` would not do in its place."""
-    return not issubclass(type(value), (*_KEPT, tuple, frozenset))
+    """Tell whether a copy of `value` would not do in its place; a class is not copied."""
+    return not issubclass(type(value), _COPIED)
 
 
-def _can_dump(
-    name: Name,
-    value: Any,
-    known: dict[int, Name] | None = None,
-    check: Callable[[bytes], None] = _accept,
-) -> bool:
+def _can_dump(dump: Callable[[dict[Name, Any]], object], names: dict[Name, Any]) -> bool:
     try:
-        _dump({name: value}, known or {}, check)
+        dump(names)
     except Exception:
         return False
     return True

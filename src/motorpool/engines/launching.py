@@ -17,7 +17,7 @@ from motorpool.definitions import Definitions, Known, inherited_by_fork
 from motorpool.engines import starting
 from motorpool.engines.base import Initializer, Limits
 from motorpool.engines.functions import Functions
-from motorpool.serialization import dumps
+from motorpool.serialization import dumps, is_main_function
 from motorpool.transport import FrameReader, FrameWriter
 from motorpool.worker import page as pages
 from motorpool.worker.main import Setup
@@ -133,6 +133,9 @@ class Launcher:
 
         def make(_handle: object) -> starting.Popen:
             if self._method == "fork":
+                if self._initializer is not None and is_main_function(self._initializer[0]):
+                    initializer = self._initializer[0]
+                    self._definitions.setup = ((initializer.__module__, initializer.__qualname__),)
                 starting.start_by_fork(handle, popen, fds, self._initializer, region)
                 made.append(None)
             else:

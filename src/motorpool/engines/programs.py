@@ -89,8 +89,7 @@ class Program:
         self.handle: Any = None  # of the text, where the engine has put it
         self._call = func, style, payload
         self._check = check
-        self.needed, definitions = _definitions(func, self.roots, set_up, check)
-        bound = self.needed.bound() | (self.needed.guessed or {})
+        self.needed, bound, definitions = _definitions(func, self.roots, set_up, check)
         self.versions = {name: _versions.of(name, value) for name, value in bound.items()}
         assigned = tuple(self.needed.assigned)
         self._authkey = _authkey()
@@ -192,24 +191,25 @@ class Programs:
 
 def _definitions(
     func: Any, roots: frozenset[Name], set_up: Collection[Name], check: Callable[[bytes], None]
-) -> tuple[Closure, bytes | None]:
-    """Return what `func` needs, and the definitions of that."""
+) -> tuple[Closure, dict[Name, Any], bytes | None]:
+    """Return what `func` needs, what the definitions of that refer to, and these."""
     if not roots:
-        return Closure({}, set(), Bindings({})), None
+        return Closure({}, set(), Bindings({})), {}, None
     needed = closure(roots, guess=True)
     while True:
         bound = needed.bound()
         for module, _ in bound:
             know_by_alias(module)
         try:
-            definitions, referred = pack(bound, needed.assigned, set_up, check=check)
+            definitions, referred = pack(bound, needed.assigned, set_up, None, check)
         except Exception as error:
             refused = not_picklable("the function", func, error)
             raise refused from error
         further = needed.lacking(referred)
         if not further:
-            definitions += pack_guessed(needed.guessed or {}, check=check)
-            return needed, definitions if bound else None
+            guessed, named = pack_guessed(needed.guessed or {}, None, check)
+            bound |= closure(named).bound() | (needed.guessed or {})
+            return needed, bound, definitions + guessed if bound else None
         needed = needed.with_more(further)
 
 

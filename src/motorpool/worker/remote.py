@@ -148,7 +148,7 @@ def _reply(kind: int, order: Order, payload: bytes) -> Reply:
     return Reply(kind, os.getpid(), order.start, 0.0, payload)
 
 
-def _load(key: Key, pickled: bytes | None) -> _Loaded:
+def _load(key: Key, pickled: bytes | None, *, is_setup: bool = False) -> _Loaded:
     loaded = _programs.get(key)
     if loaded is not None:
         _programs.move_to_end(key)
@@ -162,6 +162,8 @@ def _load(key: Key, pickled: bytes | None) -> _Loaded:
     space.authkey = program.authkey or space.authkey
     if program.definitions is not None:
         space.define(program.definitions, program.versions, program.assigned, program.sources)
+        if is_setup:
+            space.prepared |= program.versions.keys() - program.assigned
     func = space.loads(program.function, program.sources)
     loaded = _programs[key] = _Loaded(
         space, program.sources, caller(func, program.style), func, Pace(), program.style
@@ -175,7 +177,7 @@ def _set_up(key: Key, pickled: bytes | None) -> None:
     """Run an initializer, unless it was run here before; one that failed fails for good."""
     if key not in _setups:
         try:
-            function, arguments = _load(key, pickled).func
+            function, arguments = _load(key, pickled, is_setup=True).func
             _, raised = run_call(function, arguments, {})
         except BaseException as error:
             raised = error

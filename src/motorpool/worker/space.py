@@ -13,8 +13,9 @@ import os
 import pickle
 import sys
 import uuid
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import FunctionType, ModuleType
 
 from motorpool.mirror import load_with_guesses
@@ -76,10 +77,17 @@ class Space:
         # Of what is being defined, and the names in it that tasks assign.
         self._new_versions: Mapping[Name, int] = {}
         self._assigned: frozenset[Name] = frozenset()
+        self._redefines = False
+        # Names that tasks or an initializer have assigned, perhaps.
+        self._rebound: set[Name] = set()
+        # What an initializer reads, and may have changed here: a connection is opened.
+        self.prepared: set[Name] = set()
+        self._names: dict[str, str] = {}  # of the parent's modules, by their aliases
 
     def module(self, name: str) -> ModuleType:
         """Return what stands for the parent's module."""
         own_name = alias(self.token, name)
+        self._names[own_name] = name
         module = sys.modules.get(own_name)
         if module is None:
             module = sys.modules[own_name] = ModuleType(own_name)
@@ -108,24 +116,64 @@ class Space:
         Of a name that tasks assign, any version will do.
         """
         self._new_versions, self._assigned = versions, frozenset(assigned)
+        self._rebound |= self._assigned
+        self._redefines = any(
+            name not in self._assigned and self._versions.get(name, version) != version
+            for name, version in versions.items()
+        )
         load_with_guesses(lambda file: _SpaceUnpickler(file, self, sent), definitions)
 
     def set_name(self, module: str, name: str, value: object) -> None:
         """Set one name; called by definitions, in place of `mirror.define`."""
         from motorpool.names import MIRRORED
 
-        own_name = alias(self.token, module)
-        known = self._versions.get((module, name))
-        new = self._new_versions[module, name]
         # Functions that go home share the globals of the parent's module again.
-        MIRRORED[own_name] = None
-        self._adopt(value, module)
+        MIRRORED[alias(self.token, module)] = None
         names = self.globals_of(module)
-        # By the parent of the task that is the parent, an alias may have names already.
-        is_here = known is not None or (own_name == module and name in names)
-        if not is_here or (known != new and (module, name) not in self._assigned):
-            self._versions[module, name] = new
+        if not self._has_current(module, name):
+            self._adopt(value, module)
+            self._versions[module, name] = self._new_versions[module, name]
             names[name] = value
+
+    def _has_current(self, module: str, name: str) -> bool:
+        """Tell whether what a name is bound to here is what the parent's is bound to."""
+        known = self._versions.get((module, name))
+        if known is None:
+            # By the parent of the task that is the parent, an alias may have names already.
+            return alias(self.token, module) == module and name in self.globals_of(module)
+        return known == self._new_versions.get((module, name)) or (module, name) in self._assigned
+
+    def known_as(self, value: object, names: Iterable[Name]) -> object:
+        """Return what one of the names is bound to here already, or else `value`, which has come.
+
+        So an object that several names lead to is one, whichever came first. But
+        what is defined anew brings copies of what may have been changed in place.
+        """
+        for module, name in self.prepared.intersection(names) if self._redefines else names:
+            if self._has_current(module, name) and (module, name) not in self._rebound:
+                return self.globals_of(module).get(name, value)
+        return value
+
+    def make_class(self, subclasses: Collection[str], *arguments: Any) -> type:
+        """Return a class, perhaps still empty, in place of `cloud.make_class`."""
+        from motorpool.cloud import class_of, make_class
+
+        made = class_of(arguments)
+        return (
+            made if made is not None and self._keeps(made) else make_class(subclasses, *arguments)
+        )
+
+    def fill_class(self, cls: type, state: Any) -> None:
+        """Give a class its attributes, in place of `cloud.fill_class`."""
+        from motorpool.cloud import fill_class
+
+        if not self._keeps(cls):
+            fill_class(cls, state)
+
+    def _keeps(self, cls: type) -> bool:
+        """Tell whether a class stays what tasks or an initializer may have made of it."""
+        module = self._names.get(cls.__module__)
+        return module is not None and self._has_current(module, cls.__qualname__.split(".")[0])
 
     def _adopt(self, value: Any, module: str) -> None:
         """Make a function or class belong to the alias, so that it is pickled by that name."""
@@ -134,7 +182,6 @@ class Space:
             return
         with suppress(AttributeError, TypeError):
             value.__module__ = own_name
-        # A class that is here already has got some of its parts anew.
         for part in list(vars(value).values()) if isinstance(value, type) else ():
             own = part.__func__ if isinstance(part, staticmethod) else part
             if isinstance(own, (type, FunctionType)) and own.__qualname__.startswith(
@@ -193,16 +240,17 @@ class _SpaceUnpickler(pickle.Unpickler):
         self._space = space
         self._sent = sent
 
+    def persistent_load(self, named: tuple[object, tuple[Name, ...]]) -> Any:
+        """Return an object that has names."""
+        return self._space.known_as(*named)
+
     def find_class(self, module: str, name: str) -> Any:
         """Return a function or class by its name."""
         if _has_alias(module):
             return self._space.find(module, name)
-        if (module, name) == ("motorpool.mirror", "module_globals"):
-            return self._space.globals_of
-        if (module, name) == ("motorpool.mirror", "define"):
-            return self._space.set_name
-        if (module, name) == ("multiprocessing.managers", "RebuildProxy") and self._space.authkey:
-            return self._space.rebuild_proxy
+        own = _OWN.get((module, name))
+        if own is not None and (own is not Space.rebuild_proxy or self._space.authkey):
+            return partial(own, self._space)
         if name == "subimport" and module == "cloudpickle.cloudpickle":
             return self._import
         self._import(module)
@@ -221,6 +269,15 @@ class _SpaceUnpickler(pickle.Unpickler):
             raise Missing(name, None)
         return module
 
+
+# What a space has in place of functions that pickles call.
+_OWN: dict[Name, Callable[..., Any]] = {
+    ("motorpool.mirror", "module_globals"): Space.globals_of,
+    ("motorpool.mirror", "define"): Space.set_name,
+    ("motorpool.cloud", "make_class"): Space.make_class,
+    ("motorpool.cloud", "fill_class"): Space.fill_class,
+    ("multiprocessing.managers", "RebuildProxy"): Space.rebuild_proxy,
+}
 
 _spaces: dict[str, Space] = {}
 
