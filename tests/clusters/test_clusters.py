@@ -114,12 +114,14 @@ def test_task_opens_a_pool(make_pool):
 def test_tasks_open_pools_on_their_own_cluster(cluster, run_script):
     """Tasks that hold all workers get results of a pool that needs one, of the script's classes."""
     source = """
-import os, motorpool
+import os, time, motorpool
 ENGINE = os.environ["MOTORPOOL_ENGINE"]
 class Box:
+    opened = {}
     def __init__(self, number):
         self.number = number
 def boxes(count):
+    Box.opened[os.getpid()] = Box.opened.get(os.getpid(), 0) + 1
     with motorpool.Pool(1, engine=ENGINE) as pool:
         found = pool.map(Box, range(count)) + pool.map(lambda number: Box(count), range(1))
     assert all(type(box) is Box for box in found)
@@ -127,11 +129,17 @@ def boxes(count):
 with motorpool.Pool(2) as pool:
     for found in pool.map(boxes, [1, 2, 3]):
         print([box.number for box in found if type(box) is Box])
+    def ask(_):
+        time.sleep(0.01)
+        return os.getpid(), Box.opened.get(os.getpid())
+    opened = pool.map(ask, range(20), chunksize=1)
+    print(sum(filter(None, dict(opened).values())))
 """
     script = run_script(source, cluster.environment)
     out, err = script.communicate(timeout=DEADLINE)
 
-    assert out.splitlines() == ["[0, 1]", "[0, 1, 2]", "[0, 1, 2, 3]"], err
+    # Where the inner pool shares the workers, it leaves their classes as they are.
+    assert out.splitlines() == ["[0, 1]", "[0, 1, 2]", "[0, 1, 2, 3]", "3"], err
 
 
 def test_connection_is_refused_at_the_call(make_pool):
