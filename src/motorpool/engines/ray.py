@@ -105,6 +105,7 @@ class RayEngine(ClusterEngine):
 
     name = "ray"
     abilities = Abilities(kill=True, timeout=True, maxtasksperchild=True, blame=True, machines=True)
+    # Longer chunks lose 2 % less of the cores' time, but more items when a node goes down.
     message_seconds = 0.003
 
     # The engines that use the Ray which one of them has started; and one begins or ends at a time.
