@@ -400,18 +400,27 @@ class Model:
         calls = 0
 class Colour(enum.Enum):
     RED = 1
+def make_class():
+    class Made:
+        state = "empty"
+    return Made
+Ready = make_class()
 def prepare():
     Model.weights = [1, 2, 3]
+    Ready.state = "full"
     Colour.default = Colour.RED
 def work(_):
     Model.Layer.calls += 1
     return Model.weights, Model.Layer.calls
+def read_ready(_):
+    return Ready.state
 def work_more(_):
     Model.Layer.calls += 1
     return Model.weights, Model.Layer.calls, Colour.default is Colour.RED
 with start_pool(1, initializer=prepare) as pool:
     print(pool.map(work, [0]), pool.map(work_more, [0]))
     print(pool.map(lambda layer: layer.__class__.__qualname__, [Model.Layer()]))
+    print(pool.map(read_ready, [0]))
     class Model(Model):
         weights = "new"
     print(pool.map(work, [0]))
@@ -421,6 +430,7 @@ with start_pool(1, initializer=prepare) as pool:
     assert printed == [
         "[([1, 2, 3], 1)] [([1, 2, 3], 2, True)]",
         "['Model.Layer']",
+        "['full']",
         "[('new', 1)]",
     ]
 

@@ -82,6 +82,9 @@ class Launcher:
         self._exchange = exchange
         self._definitions = definitions
         self._functions = functions
+        if self._method == "fork" and initializer is not None and is_main_function(initializer[0]):
+            # Else it is sent, and `pack_setup_for` takes note of it.
+            definitions.setup = ((initializer[0].__module__, initializer[0].__qualname__),)
 
     def launch(self, number: int) -> tuple[WorkerProcess, bytes | None]:
         """Start a worker; return it and the set-up to send, None if it has it.
@@ -133,9 +136,6 @@ class Launcher:
 
         def make(_handle: object) -> starting.Popen:
             if self._method == "fork":
-                if self._initializer is not None and is_main_function(self._initializer[0]):
-                    initializer = self._initializer[0]
-                    self._definitions.setup = ((initializer.__module__, initializer.__qualname__),)
                 starting.start_by_fork(handle, popen, fds, self._initializer, region)
                 made.append(None)
             else:

@@ -171,9 +171,18 @@ class Space:
             fill_class(cls, state)
 
     def _keeps(self, cls: type) -> bool:
-        """Tell whether a class stays what tasks or an initializer may have made of it."""
+        """Tell whether a class stays what tasks or an initializer may have made of it.
+
+        It does if a name here leads to it that the parent has not bound anew.
+        """
         module = self._names.get(cls.__module__)
-        return module is not None and self._has_current(module, cls.__qualname__.split(".")[0])
+        if module is None:
+            return False
+        names = self.globals_of(module)
+        return any(
+            home == module and self._has_current(home, name) and _leads_to(names.get(name), cls)
+            for home, name in self._new_versions
+        )
 
     def _adopt(self, value: Any, module: str) -> None:
         """Make a function or class belong to the alias, so that it is pickled by that name."""
@@ -212,6 +221,15 @@ class Space:
             if found is Missing:
                 raise Missing(module, name.split(".", maxsplit=1)[0])
         return found
+
+
+def _leads_to(found: Any, cls: type) -> bool:
+    """Tell whether `cls` is `found`, or a class in its body."""
+    if found is not cls and isinstance(found, type):
+        inside = cls.__qualname__.removeprefix(found.__qualname__ + ".")
+        for part in inside.split("."):
+            found = getattr(found, part, None)
+    return found is cls
 
 
 class HomeSpace(Space):
