@@ -219,6 +219,7 @@ SLOW = {
     "cloudpickle",
     "dataclasses",
     "asyncio",
+    "dis",
 }
 
 

@@ -125,13 +125,32 @@ def _has_wrapped(obj: object) -> bool:
 
 
 def _names_in_code(code: CodeType) -> Iterator[tuple[str, bool]]:
-    import dis
-
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            yield instruction.argval, False
-        elif instruction.opname in ("STORE_GLOBAL", "DELETE_GLOBAL"):
-            yield instruction.argval, True
+    if code.co_names:
+        yield from _names_in_instructions(code.co_code, code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names_in_code(constant)
+
+
+def _names_in_instructions(
+    instructions: bytes, names: tuple[str, ...]
+) -> Iterator[tuple[str, bool]]:
+    # Not by `dis`, whose import takes milliseconds of the first call.
+    from opcode import EXTENDED_ARG, opmap
+
+    loads = {opmap[name] for name in _LOADS if name in opmap}
+    stores = {opmap[name] for name in _STORES}
+    shifted = opmap["LOAD_GLOBAL"] if sys.version_info >= (3, 11) else None
+    more = 0
+    for operation, argument in zip(instructions[::2], instructions[1::2], strict=True):
+        index = more | argument
+        more = index << 8 if operation == EXTENDED_ARG else 0
+        if operation in loads:
+            # Its lowest bit tells of a call since 3.11.
+            yield names[index >> 1 if operation == shifted else index], False
+        elif operation in stores:
+            yield names[index], True
+
+
+_LOADS = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
+_STORES = ("STORE_GLOBAL", "DELETE_GLOBAL")
