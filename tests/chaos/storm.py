@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import traceback
+from pathlib import Path
 from typing import NamedTuple
 
 import motorpool
@@ -45,7 +46,7 @@ class Storm(NamedTuple):
         account = Account(log)
         until = time.monotonic() + self.seconds
         callers = [Caller(self, number, pool, account, until) for number in range(self.threads)]
-        harm = Harm(self, pool, account)
+        harm = Harm(self, account)
         for thread in callers if self.is_harmless else (*callers, harm):
             thread.start()
         for caller in callers:
@@ -70,9 +71,9 @@ class Storm(NamedTuple):
 class Harm(threading.Thread):
     """A thread that kills and stops workers at random times."""
 
-    def __init__(self, storm, pool, account):
+    def __init__(self, storm, account):
         super().__init__(daemon=True)
-        self._storm, self._pool, self._account = storm, pool, account
+        self._storm, self._account = storm, account
         self._random = random.Random(f"{storm.seed}/harm")
         self._over = threading.Event()
 
@@ -80,7 +81,7 @@ class Harm(threading.Thread):
         """Do harm until `stop`."""
         while not self._over.wait(self._random.uniform(0, 2 * self._storm.pause)):
             # Three deaths of starting workers in a row mean a bad initializer: leave them alone.
-            workers = sorted(self._account.workers() & {p.pid for p in self._pool._pool})
+            workers = sorted(filter(is_alive, self._account.workers()))
             if not workers:
                 continue
             victim = self._random.choice(workers)
@@ -212,6 +213,15 @@ class Caller(threading.Thread):
             self._account.called_back(call)
 
         return {"callback": told, "error_callback": told}
+
+
+def is_alive(pid):
+    """Tell whether there is a process of that id, and not only what is left of one."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def _told(outcomes, item, outcome):

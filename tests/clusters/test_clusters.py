@@ -16,10 +16,12 @@ import pytest
 
 import motorpool
 import workloads
+from chaos.account import faults
+from chaos.storm import Storm
 from motorpool.testing import CHECKS
 from places.tutorial import TUTORIAL
 
-from .conftest import DEADLINE, NODES, DaskCluster, eventually
+from .conftest import DEADLINE, KINDS, NODES, DaskCluster, eventually
 
 pytestmark = [
     pytest.mark.slow,
@@ -237,6 +239,20 @@ def test_node_that_goes_down_costs_what_it_ran(cluster, make_pool, tmp_path):
     assert set(runs) >= set(results)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_account_balances_under_random_faults(kind, request, tmp_path):
+    """Each item arrives or fails once, and ran once at the most; each callback is called once."""
+    if kind == "ray":
+        request.getfixturevalue("ray_session")
+    pool = motorpool.Pool(2, engine=kind)
+
+    balance = Storm(seconds=6, seed=1, pause=0.7).rage(pool, tmp_path / "log")
+
+    assert faults(balance) == {}, balance
+    assert balance["kills"] > 0
+    assert balance["delivered"] > 0
+
+
 def test_node_that_joins_is_used(cluster, make_pool, tmp_path):
     """A pool that was given no number of workers grows with the cluster."""
     log = tmp_path / "log"
@@ -314,10 +330,7 @@ with motorpool.Pool(2) as pool:
     assert err.count("KeyboardInterrupt") == 1, err
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param("ray", marks=pytest.mark.ray), pytest.param("dask", marks=pytest.mark.dask)],
-)
+@pytest.mark.parametrize("kind", KINDS)
 def test_cluster_is_started_here_and_ended(kind, run_script):
     """Where there is none, a flat script gets a cluster of its own, gone when it ends."""
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[kind])
@@ -602,6 +615,65 @@ with motorpool.Pool(1) as pool:
     out, err = script.communicate(timeout=DEADLINE)
 
     assert out.splitlines()[-1] == "[0, 'lost 1', 2, 3, 4]", err
+
+
+@pytest.mark.dask
+def test_dask_worker_that_its_cluster_gave_up_is_replaced(run_script):
+    """A cluster of the pool's own gets another, in time.
+
+    A worker that was lost is looked for after a while. If its successor has been
+    lost just then, a `LocalCluster` gives it up and starts no other by itself.
+    """
+    pytest.importorskip("distributed")
+    source = """
+import os, signal, time, motorpool
+
+def end(pool):
+    os.kill(pool.map(eval, ["__import__('os').getpid()"])[0], signal.SIGKILL)
+    return time.monotonic()
+
+with motorpool.Pool(1, engine="dask") as pool:
+    ended = end(pool)
+    pool.map(abs, [-1])
+    time.sleep(max(ended + 4.7 - time.monotonic(), 0))
+    end(pool)
+    print(pool.map_async(abs, [-1, -2]).get(30))
+"""
+    # Comes while the second one is being started again; 15 s by default.
+    waits = {"DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "5s"}
+    script = run_script(source, waits)
+    out, err = script.communicate(timeout=DEADLINE)
+
+    assert out.splitlines()[-1:] == ["[1, 2]"], err
+
+
+@pytest.mark.dask
+def test_pool_that_dask_has_no_worker_for_says_so(dask_cluster, monkeypatch, caplog):
+    """Who waits for a cluster without workers learns why, and goes on as soon as it has one."""
+    monkeypatch.setattr("motorpool.engines.cluster.PATIENCE_SECONDS", 0.5)
+    with motorpool.Pool(engine=dask_cluster.engine) as pool:
+        assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
+        for _ in range(NODES):
+            dask_cluster.kill_node()
+        eventually(lambda: dask_cluster.cpus() == 0)
+        result = pool.map_async(workloads.square, range(50), 5)
+        eventually(lambda: "the dask cluster has had no worker for this pool" in caplog.text)
+        dask_cluster.add_node()
+
+        assert result.get(DEADLINE) == [item * item for item in range(50)]
+    assert caplog.text.count("add workers to the cluster") == 1
+
+
+@pytest.mark.ray
+def test_pool_that_ray_has_no_worker_for_says_so(ray_cluster, monkeypatch, caplog):
+    """Who asks for what no node has learns that the tasks wait."""
+    monkeypatch.setattr("motorpool.engines.cluster.PATIENCE_SECONDS", 0.5)
+    with motorpool.Pool(
+        engine=ray_cluster.engine, engine_options={"resources": {"nowhere": 1}}
+    ) as pool:
+        pool.map_async(workloads.square, range(5))
+        eventually(lambda: "the ray cluster has had no worker for this pool" in caplog.text)
+        pool.terminate()
 
 
 # The docs.

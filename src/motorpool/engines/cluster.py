@@ -10,12 +10,14 @@ Chunks are bound to their place because a cluster that moved them by itself,
 as Dask does with the tasks of a dead worker, would run items twice.
 """
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
 from motorpool.engines.base import Initializer, StartFailed
 from motorpool.engines.remote import RemoteEngine, Slot, Task
+from motorpool.log import log
 from motorpool.messages import CapacityChanged, ChunkLost, Event, Order, WorkerLost, WorkerReady
 from motorpool.reducers import DESCRIPTOR
 from motorpool.serialization import loads
@@ -23,6 +25,9 @@ from motorpool.typed import Any
 from motorpool.worker.logbook import Record, drop_logbook
 from motorpool.worker.remote import Key  # noqa: TC001 - an annotation
 from motorpool.worker.space import home
+
+# A pool that has been without a place for so long says so.
+PATIENCE_SECONDS = 15.0
 
 _logbooks = count(1)
 
@@ -55,6 +60,8 @@ class ClusterEngine(RemoteEngine):
     ) -> None:
         super().__init__(initializer, processes, options)
         self.left: list[str] = []  # logbooks of processes that are gone
+        self._without_since: float | None = None
+        self._has_told = False
 
     def _check(self, payload: bytes) -> None:
         if DESCRIPTOR in payload:
@@ -105,6 +112,24 @@ class ClusterEngine(RemoteEngine):
         if self.processes is None:
             # With none, jobs wait until there is one.
             self._post(None, CapacityChanged(max(capacity, 1)))
+
+    def tell_if_without_places(self) -> None:
+        """Say once that no slot has had a place for long; called now and then, by one thread."""
+        slots = [slot for slot in self.workers if isinstance(slot, PlacedSlot)]
+        if not slots or any(slot.is_open and not slot.is_gone for slot in slots):
+            self._without_since, self._has_told = None, False
+            return
+        now = time.monotonic()
+        if self._without_since is None:
+            self._without_since = now
+        if now >= self._without_since + PATIENCE_SECONDS and not self._has_told:
+            self._has_told = True
+            log().warning(
+                "the %s cluster has had no worker for this pool for %.0f s, and the tasks wait for "
+                "one: add workers to the cluster, or end the pool with terminate()",
+                self.name,
+                now - self._without_since,
+            )
 
     def opened(self, slot: PlacedSlot) -> list[Event | StartFailed]:
         """Take note, with the lock held, that a slot has got its place."""

@@ -182,6 +182,7 @@ class DaskEngine(ClusterEngine):
                 for address in threads.keys() - seen:
                     self.later(partial(self._came, address, threads[address]))
                 seen = set(threads)
+            self.tell_if_without_places()
 
     def _mark(self, address: str) -> None:
         """Have nothing more sent to a worker that is gone."""

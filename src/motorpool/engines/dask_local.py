@@ -70,7 +70,9 @@ def _serve(options: dict[str, Any], writer: int, parent: int) -> None:
         os.close(writer)
         # A process that was forked meanwhile may hold the other end, too.
         while os.getppid() == parent and not select.select([sys.stdin], [], [], 1.0)[0]:
-            pass
+            # Who is just being started again when it looks for the lost is given up, and not
+            # replaced without this.
+            cluster.scale(len(cluster.worker_spec))
 
 
 if __name__ == "__main__":

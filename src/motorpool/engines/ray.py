@@ -219,6 +219,7 @@ class RayEngine(ClusterEngine):
                     slot.is_gone = True
                     slot.give_up_at = 0.0
                     self.later(partial(self.bury, slot, None, _gone(slot, "its node is gone")))
+            self.tell_if_without_places()
             if places != self._capacity:
                 self._capacity = places
                 self.resize(places)
