@@ -437,6 +437,28 @@ def test_ray_with_all_cpus_taken_gets_on(ray_cluster):
 
 
 @pytest.mark.ray
+def test_ray_with_all_cpus_asked_for_just_now_gets_on_at_once(ray_cluster):
+    """What another pool here has asked for counts as taken, be it there yet or not."""
+    for _ in range(3):
+        with motorpool.Pool(engine="ray") as first, motorpool.Pool(engine="ray") as second:
+            assert first.imap(workloads.square, range(5)).next(DEADLINE) == 0
+            asked = time.monotonic()
+            assert second.map_async(workloads.square, range(5)).get(DEADLINE) == [0, 1, 4, 9, 16]
+            assert time.monotonic() - asked < 5
+
+
+@pytest.mark.ray
+def test_ray_whose_cpus_are_taken_meanwhile_gets_on(ray_cluster, monkeypatch):
+    """A pool that waits for CPUs which another program took has one worker nevertheless."""
+    monkeypatch.setattr("motorpool.engines.ray.RayEngine._has_free_cpus", lambda _self: True)
+    with motorpool.Pool(engine="ray") as first, motorpool.Pool(engine="ray") as second:
+        first.map(workloads.square, range(5))
+        waiting = second.map_async(workloads.square, range(5))
+        monkeypatch.undo()
+        assert waiting.get(DEADLINE) == [0, 1, 4, 9, 16]
+
+
+@pytest.mark.ray
 def test_ray_replaces_workers_after_so_many_tasks(ray_cluster):
     """`maxtasksperchild` is kept on Ray."""
     with motorpool.Pool(2, maxtasksperchild=5, engine="ray") as pool:

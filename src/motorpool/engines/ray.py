@@ -17,13 +17,14 @@ from contextlib import suppress
 from functools import partial
 from math import inf
 from queue import SimpleQueue
+from weakref import WeakSet
 
 from motorpool.cpus import cpu_count
 from motorpool.describe import function_name
 from motorpool.engines.base import Abilities, Initializer, StartFailed
 from motorpool.engines.cluster import ClusterEngine, PlacedSlot
 from motorpool.engines.remote import Task
-from motorpool.messages import IDLE, LOADING, Order, WorkerLost, WorkerSeen
+from motorpool.messages import IDLE, LOADING, Event, Order, WorkerLost, WorkerSeen
 from motorpool.typed import Any, ClassVar
 from motorpool.worker.logbook import (
     Record,
@@ -41,6 +42,8 @@ _INLINE_BYTES = 64 * 1024
 _WATCH_SECONDS = 1.0
 # How long to look for the logbook of a dead actor; its machine may be gone too.
 _READ_SECONDS = 5.0
+# How long an actor may take to start that has the resources it asks for.
+_START_SECONDS = 5.0
 # How long the cluster's address may take to answer.
 _CONNECT_SECONDS = 10.0
 
@@ -73,9 +76,11 @@ class MotorpoolWorker:
 class _Slot(PlacedSlot):
     """An actor, from when it is asked for."""
 
-    def __init__(self, number: int, actor: Any) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(number)
-        self.actor = actor
+        self.actor: Any = None
+        self.asked_at = 0.0
+        self.is_beside = False  # asks for no CPU
         self.node: str | None = None
         self.give_up_at = 0.0  # while its logbook is looked for
 
@@ -110,6 +115,7 @@ class RayEngine(ClusterEngine):
 
     # The engines that use the Ray which one of them has started; and one begins or ends at a time.
     _users: ClassVar[set[int]] = set()
+    _engines: ClassVar[WeakSet["RayEngine"]] = WeakSet()
     _over: ClassVar[threading.Event | None] = None  # ends the thread that has started it
     _lock: ClassVar[Any] = threading.RLock()  # a pool may be dropped in the midst of that
 
@@ -125,6 +131,7 @@ class RayEngine(ClusterEngine):
         self._asks = {"num_cpus": 1, **self.options, "max_restarts": 0, "max_task_retries": 0}
         with self._lock:
             self._connect(where, init)
+            self._engines.add(self)
         self._capacity = self._count_places()
         self._ended = threading.Event()
         watcher = threading.Thread(target=self._watch, name="motorpool-ray", daemon=True)
@@ -212,6 +219,7 @@ class RayEngine(ClusterEngine):
             try:
                 places = self._count_places()
                 dead = {node["NodeID"] for node in self._ray.nodes() if not node["Alive"]}
+                self._get_on()
             except Exception:  # noqa: S112 - failing tasks will tell of a cluster that is gone
                 continue
             for slot in self._all():
@@ -235,20 +243,49 @@ class RayEngine(ClusterEngine):
 
         if not ray.is_initialized():
             raise _shut_down()
-        asks = dict(self._asks)
-        if not self._slots and not self._has_free_cpus():
-            # All CPUs are taken, perhaps by tasks that wait for this very pool.
-            # One worker runs beside them, so that the pool gets on.
-            asks["num_cpus"] = 0
-        actor = ray.remote(MotorpoolWorker).options(**asks).remote()
-        slot = _Slot(next(self._numbers), actor)
+        slot = _Slot(next(self._numbers))
+        # All CPUs may be taken by tasks that wait for this very pool. One worker runs
+        # beside them, so that the pool gets on.
+        slot.is_beside = not self._slots and not self._has_free_cpus()
         self._slots[slot.number] = slot
-        self._when_done(actor.hello.remote(), partial(self._met, slot))
+        self._start_actor(slot)
         return slot.number
+
+    def _start_actor(self, slot: _Slot) -> None:
+        asks = {**self._asks, "num_cpus": 0} if slot.is_beside else self._asks
+        actor = slot.actor = self._ray.remote(MotorpoolWorker).options(**asks).remote()
+        slot.asked_at = time.monotonic()
+        self._when_done(actor.hello.remote(), partial(self._met, slot, actor))
+
+    def _get_on(self) -> None:
+        """Have a worker run beside those that took, meanwhile, the CPU that it was to have."""
+        slots = self._all()
+        if not slots or any(slot.is_open or slot.is_beside for slot in slots):
+            return
+        first = slots[0]
+        if time.monotonic() > first.asked_at + _START_SECONDS and not self._has_free_cpus():
+            self.later(partial(self._start_beside, first))
+
+    def _start_beside(self, slot: _Slot) -> list[Event | StartFailed]:
+        if self._slots.get(slot.number) is slot and not (slot.is_open or slot.is_gone):
+            replaced = slot.actor
+            slot.is_beside = True
+            self._start_actor(slot)
+            self._kill_actor(replaced)
+        return []
 
     def _has_free_cpus(self) -> bool:
         free = self._ray.available_resources().get("CPU", 0.0)
+        # What was asked for just now is not counted there yet.
+        with self._lock:
+            asked = sum(engine._cpus() for engine in self._engines)  # noqa: SLF001 - our own
+        free = min(free, self._ray.cluster_resources().get("CPU", 0.0) - asked)
         return bool(free >= self._asks["num_cpus"])
+
+    def _cpus(self) -> float:
+        """Return how many CPUs the actors of this pool have or wait for."""
+        slots = [slot for slot in self._all() if not (slot.is_beside or slot.is_gone)]
+        return float(len(slots) * self._asks["num_cpus"])
 
     def _when_done(self, ref: Any, then: Callable[[Any, BaseException | None], None]) -> None:
         """Call `then` with the value or the exception of `ref`, in a thread of Ray's.
@@ -262,7 +299,11 @@ class RayEngine(ClusterEngine):
 
         ref.future().add_done_callback(done)
 
-    def _met(self, slot: _Slot, who: tuple[int, str] | None, error: BaseException | None) -> None:
+    def _met(
+        self, slot: _Slot, actor: Any, who: tuple[int, str] | None, error: BaseException | None
+    ) -> None:
+        if actor is not slot.actor:
+            return  # Another was asked for in its place.
         if who is None:
             self.later(partial(self.bury, slot, None, error))
             return
@@ -294,7 +335,7 @@ class RayEngine(ClusterEngine):
                 slot.actor.leave.remote(slot.logbook)
                 self.left.append(slot.logbook)  # in case that it does not come to that
             else:
-                self._kill_actor(slot)
+                self._kill_actor(slot.actor)
             self._post(None, WorkerLost(worker, slot.pid, 0))
 
     def kill_worker(
@@ -358,11 +399,11 @@ class RayEngine(ClusterEngine):
         )
         self._when_done(asked.remote(*arguments), then)
 
-    def _kill_actor(self, slot: _Slot) -> None:
+    def _kill_actor(self, actor: Any) -> None:
         # Else Ray would start anew for it, at the end of the program say.
         if self._ray.is_initialized():
             with suppress(Exception):
-                self._ray.kill(slot.actor)
+                self._ray.kill(actor)
 
     # The end of an actor.
 
@@ -380,7 +421,7 @@ class RayEngine(ClusterEngine):
         if slot.is_gone:
             return
         slot.is_gone = True
-        self._kill_actor(slot)
+        self._kill_actor(slot.actor)
         if slot.node is None or not slot.tasks:
             self.later(partial(self.bury, slot, None, cause))
             return
@@ -394,7 +435,7 @@ class RayEngine(ClusterEngine):
     def _close(self, _patience: float) -> None:
         self._ended.set()
         for slot in self._all():
-            self._kill_actor(slot)
+            self._kill_actor(slot.actor)
             self.left.append(slot.logbook)
         self.drop_left()
         with self._lock:
