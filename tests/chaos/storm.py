@@ -46,7 +46,7 @@ class Storm(NamedTuple):
         account = Account(log)
         until = time.monotonic() + self.seconds
         callers = [Caller(self, number, pool, account, until) for number in range(self.threads)]
-        harm = Harm(self, account)
+        harm = Harm(self, account, until)
         for thread in callers if self.is_harmless else (*callers, harm):
             thread.start()
         for caller in callers:
@@ -71,15 +71,17 @@ class Storm(NamedTuple):
 class Harm(threading.Thread):
     """A thread that kills and stops workers at random times."""
 
-    def __init__(self, storm, account):
+    def __init__(self, storm, account, until):
         super().__init__(daemon=True)
-        self._storm, self._account = storm, account
+        self._storm, self._account, self._until = storm, account, until
         self._random = random.Random(f"{storm.seed}/harm")
         self._over = threading.Event()
 
     def run(self):
-        """Do harm until `stop`."""
+        """Do harm until the time is up: what has begun by then has to end in peace."""
         while not self._over.wait(self._random.uniform(0, 2 * self._storm.pause)):
+            if time.monotonic() > self._until:
+                return
             # Three deaths of starting workers in a row mean a bad initializer: leave them alone.
             workers = sorted(filter(is_alive, self._account.workers()))
             if not workers:

@@ -246,10 +246,10 @@ def test_account_balances_under_random_faults(kind, request, tmp_path):
         request.getfixturevalue("ray_session")
     pool = motorpool.Pool(2, engine=kind)
 
-    balance = Storm(seconds=6, seed=1, pause=0.7).rage(pool, tmp_path / "log")
+    balance = Storm(seconds=8, seed=1, pause=0.7).rage(pool, tmp_path / "log")
 
     assert faults(balance) == {}, balance
-    assert balance["kills"] > 0
+    assert balance["workers"] > 2  # Some died, killed or by themselves.
     assert balance["delivered"] > 0
 
 
