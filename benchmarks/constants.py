@@ -10,13 +10,7 @@ from benchmarks.scenario import LOWER, Metric, Metrics, Scenario, Settings, at_m
 
 BYTES = 100 << 20
 TASKS = 500
-METRICS = (
-    Metric("seconds", "s", LOWER),
-    Metric("share", "× without + a copy", LOWER),
-    # A copy goes to memory that is in use already; a constant that comes for the first
-    # time needs new memory, which the system has to fetch and to clear.
-    Metric("fresh", "× without + a copy into fresh shared memory", LOWER),
-)
+METRICS = (Metric("seconds", "s", LOWER), Metric("share", "× without + a copy", LOWER))
 
 
 def pick(constant: Any, index: int) -> float:
@@ -38,7 +32,6 @@ def _constant(settings: Settings) -> Any:
 def _measure(contender: Contender, settings: Settings, function: Any, constant: Any) -> Metrics:
     expected = [float(index) for index in range(TASKS)]
     copying = constant.nbytes / floors.copy_speed(constant, 3)
-    fresh = floors.fresh_copy_seconds(constant)
     with contender:
         times = []
         for each in (alone, alone, function):
@@ -46,11 +39,7 @@ def _measure(contender: Contender, settings: Settings, function: Any, constant: 
             results = contender.map(each, list(range(TASKS)))
             times.append(perf_counter() - begun)
             check(results == expected, "elements of the constant")
-    return {
-        "seconds": times[2],
-        "share": times[2] / (times[1] + copying),
-        "fresh": times[2] / (times[1] + fresh),
-    }
+    return {"seconds": times[2], "share": times[2] / (times[1] + copying)}
 
 
 def _bound(contender: Contender, settings: Settings) -> Metrics:
@@ -65,15 +54,13 @@ def _closed_over(contender: Contender, settings: Settings) -> Metrics:
 
 def _copy(settings: Settings) -> Metrics:
     constant = _constant(settings)
-    seconds = constant.nbytes / floors.copy_speed(constant, 3)
-    return {"seconds": seconds, "share": 1.0, "fresh": 1.0}
+    return {"seconds": constant.nbytes / floors.copy_speed(constant, 3), "share": 1.0}
 
 
 _BOUNDS = (
     at_most("seconds", 1, "joblib"),
     at_most("seconds", 1, "best peer"),
     at_most("share", 1.5, "one"),
-    at_most("fresh", 1.5, "one"),
 )
 
 SCENARIOS = [

@@ -113,21 +113,6 @@ def copy_speed(array: Any, rounds: int = 9) -> float:
     return float(array.nbytes / median(times[1:]))
 
 
-def fresh_copy_seconds(array: Any, rounds: int = 3) -> float:
-    """Return what a copy of an array takes into shared memory that nobody has used yet."""
-    data = memoryview(array).cast("B")
-    times = []
-    for _ in range(rounds):
-        fd = os.memfd_create("floor")
-        begun = perf_counter()
-        written = 0
-        while written < data.nbytes:
-            written += os.write(fd, data[written:])
-        times.append(perf_counter() - begun)
-        os.close(fd)
-    return median(times)
-
-
 def spins_in_order(loops: Sequence[int], processes: int = 2) -> float:
     """Return the share of the ideal makespan of bare processes that are told what to run.
 
