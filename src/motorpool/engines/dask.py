@@ -319,7 +319,7 @@ class DaskEngine(ClusterEngine):
                 **self._task_options,
             )
             self._futures[future] = place
-            reply = await self._client.gather(future, asynchronous=True)
+            reply = await self._reply(future, place)
         except (Exception, asyncio.CancelledError) as error:
             if not place.is_gone:  # Else the logbook will tell.
                 self.failed(task, error)
@@ -329,6 +329,22 @@ class DaskEngine(ClusterEngine):
             if future is not None:
                 del self._futures[future]
                 future.release()
+
+    async def _reply(self, future: Any, place: _Place) -> Any:
+        """Return what a task of Dask's returned.
+
+        Not by `Client.gather`, where the replies of several workers wait for each
+        other, and for that of a dead one half a minute.
+        """
+        error = await future.exception()
+        if error is not None:
+            raise error
+        while future.status != "cancelled" and not place.is_gone:
+            response = await self._client.scheduler.gather(keys=[future.key])
+            if response["status"] == "OK":
+                return response["data"][future.key]
+            await asyncio.sleep(_WATCH_SECONDS)  # Its worker is gone, as will be seen soon.
+        raise CancelledError
 
     def _on_failure(self, task: Task, error: BaseException) -> Any:
         if isinstance(error, ModuleNotFoundError) and "motorpool" in str(error.name):
