@@ -41,6 +41,12 @@ def note_and_nap(path, seconds, item):
     return item
 
 
+def note_and_grow(path, item):
+    """Note the item and the process, and return some 20 KB after a moment."""
+    note_and_nap(path, 0.002, item)
+    return bytes([item % 256]) * 20_000
+
+
 def environment(name):
     """Return a variable of the worker's environment."""
     return os.environ.get(name)
@@ -223,6 +229,22 @@ def test_killed_worker_costs_what_it_ran(make_pool, tmp_path):
     assert len(results) + len(errors) == 80
     assert max(Counter(item for item, _ in notes_in(log)).values()) == 1
     assert again == [0, 1, 4, 9, 16]
+
+
+def test_killed_worker_costs_what_it_ran_though_results_are_large(make_pool, tmp_path):
+    """What a chunk has finished is there, up to 256 KiB an item, although it was not sent."""
+    log = tmp_path / "log"
+
+    def kill_one():
+        os.kill(notes_in(log)[-1][1], signal.SIGKILL)
+
+    with make_pool(2) as pool:
+        stream = pool.imap_unordered(partial(note_and_grow, log), range(1000))
+        results, errors = outcomes_of(stream, 1000, kill_one)
+
+    assert len(errors) <= 1
+    assert len(results) + len(errors) == 1000
+    assert {len(result) for result in results} == {20_000}
 
 
 def test_node_that_goes_down_costs_what_it_ran(cluster, make_pool, tmp_path):

@@ -33,7 +33,10 @@ _NUMBER = struct.Struct("<q")
 # Of the replies that were sent last, so many are kept, in so many bytes. The
 # scheduler sends a worker no more than 16 chunks ahead.
 _REPLIES = 64
-_REPLY_BYTES = 1 << 20
+_REPLY_BYTES = 8 << 20
+# The results of a chunk are noted as far as they take no more than this, each and in all.
+_LARGE = 1 << 18
+_PAGE_BYTES = 8 << 20
 _PLACE = struct.Struct("<qqq")  # number, begin, end
 _PREFIX = "motorpool-"
 # A logbook whose process is gone may still be read for so long.
@@ -66,6 +69,9 @@ class Record(NamedTuple):
 
 class _LogPage(pages.Page):
     """A page that never asks for results to be sent; what does not fit is not noted."""
+
+    large = _LARGE
+    refuse = staticmethod(pages.refuse_above(_LARGE))
 
     @property
     def full(self) -> bool:
@@ -178,7 +184,7 @@ class Logbook:
             path = self._folder / f"{threading.get_ident()}.page"
             fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
-                os.ftruncate(fd, pages.SIZE)
+                os.ftruncate(fd, _PAGE_BYTES)
                 page = self._local.page = _LogPage(fd)
             finally:
                 os.close(fd)
@@ -266,7 +272,7 @@ def read_logbook(name: str) -> Record | None:
         replies = (folder / "replies").read_bytes()
     except OSError:
         return None
-    found = tuple(path.read_bytes() for path in folder.glob("*.page"))
+    found = tuple(pages.used_part(path.read_bytes()) for path in folder.glob("*.page"))
     drop_logbook(name)
     return Record(frozenset(_numbers(begun)), found, _Replies.read(replies))
 

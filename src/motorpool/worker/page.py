@@ -82,18 +82,26 @@ def _extend(fd: int) -> None:
         size //= 2
 
 
-def _refuse_large(buffer: pickle.PickleBuffer) -> bool:
-    """Stop the pickling of a result that is too large to be noted; else go on as ever."""
-    if memoryview(buffer).nbytes > _LARGE:
-        raise BufferError
-    return True
+def refuse_above(limit: int) -> Callable[[pickle.PickleBuffer], bool]:
+    """Return what stops the pickling of a result with buffers too large to be noted."""
+
+    def refuse(buffer: pickle.PickleBuffer) -> bool:
+        if memoryview(buffer).nbytes > limit:
+            raise BufferError
+        return True
+
+    return refuse
 
 
 class Page:
     """One worker's page, seen from either side."""
 
-    def __init__(self, fd: int) -> None:
-        self._size = SIZE if fd < 0 else os.fstat(fd).st_size
+    # What is larger is sent rather than noted.
+    large = _LARGE
+    refuse = staticmethod(refuse_above(_LARGE))
+
+    def __init__(self, fd: int, size: int = SIZE) -> None:
+        self._size = size if fd < 0 else os.fstat(fd).st_size
         self._map = mmap.mmap(fd, self._size)
         self._words = memoryview(self._map)[:_BEGIN].cast("q")
         self._since = memoryview(self._map)[8 * _SINCE_WHEN : _BEGIN].cast("d")
@@ -111,8 +119,8 @@ class Page:
     @classmethod
     def of(cls, content: bytes) -> "Page":
         """Return a page as it was read from elsewhere."""
-        page = cls(-1)
-        page._map[: len(content)] = content
+        page = cls(-1, len(content))
+        page._map[:] = content
         return page
 
     def part(self) -> None:
@@ -200,16 +208,16 @@ class Page:
             if is_plain:
                 form, dumped = _PLAIN, marshal.dumps(value)
             else:
-                form, dumped = _ALONE, pickle.dumps(value, 5, buffer_callback=_refuse_large)
+                form, dumped = _ALONE, pickle.dumps(value, 5, buffer_callback=self.refuse)
         except BufferError:
             self.full = self.expects_large = True
             return value
         except Exception:
             self.full = True
             return value
-        if len(dumped) > _LARGE or not self._append(index, form, dumped):
+        if len(dumped) > self.large or not self._append(index, form, dumped):
             self.full = True
-            self.expects_large = len(dumped) > _LARGE
+            self.expects_large = len(dumped) > self.large
         return Pickled(dumped) if self._is_apart and not is_plain else value
 
     def bulk(self, values: list[Any]) -> None:
@@ -262,7 +270,7 @@ class Page:
             return
         if not self._append(first, len(new), pickled):
             self.full = True
-            self.expects_large = len(pickled) > _LARGE * len(new)
+            self.expects_large = len(pickled) > self.large * len(new)
             return
         start, stop = self._bulk
         if not start < stop == first:
@@ -289,7 +297,7 @@ class Page:
 
     def expect(self, payload: bytes, items: int) -> None:
         """Learn from the results of `items` that are being sent how large the next may be."""
-        self.expects_large = payload[0] == MARK or len(payload) > _LARGE * items
+        self.expects_large = payload[0] == MARK or len(payload) > self.large * items
 
     # The parent's side.
 
@@ -344,6 +352,12 @@ def peek(content: bytes) -> tuple[int, int, float]:
     """Return the chunk and index of a page that was read from elsewhere, and since when."""
     number, index = _ORDERS.unpack_from(content)
     return number, index, _SINCE.unpack_from(content, _BEGIN - _SINCE.size)[0]
+
+
+def used_part(content: bytes) -> bytes:
+    """Return as much of a page that was read from elsewhere as has been written."""
+    words = memoryview(content)[:_BEGIN].cast("q")
+    return content[: max(_BEGIN, words[_END])]
 
 
 def entries(journal: bytes) -> list[tuple[int, int, memoryview]]:
