@@ -564,15 +564,20 @@ def test_dask_shows_the_name_of_the_function(dask_cluster):
     assert "square" in dask_cluster.client.run_on_scheduler(names)
 
 
+def begun_without_workers(pool, dask_cluster):
+    """Use the pool, end all workers, and return the result of squares of 50 numbers."""
+    assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
+    for _ in range(NODES):
+        dask_cluster.kill_node()
+    eventually(lambda: dask_cluster.cpus() == 0)
+    return pool.map_async(workloads.square, range(50), 5)
+
+
 @pytest.mark.dask
 def test_dask_that_lost_all_its_workers_is_waited_for(dask_cluster):
     """Work goes on when the first worker is back, and nothing is lost."""
     with motorpool.Pool(engine=dask_cluster.engine) as pool:
-        assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
-        for _ in range(NODES):
-            dask_cluster.kill_node()
-        eventually(lambda: dask_cluster.cpus() == 0)
-        result = pool.map_async(workloads.square, range(50), 5)
+        result = begun_without_workers(pool, dask_cluster)
         dask_cluster.add_node()
 
         assert result.get(DEADLINE) == [item * item for item in range(50)]
@@ -696,11 +701,7 @@ def test_pool_that_dask_has_no_worker_for_says_so(dask_cluster, monkeypatch, cap
     """Who waits for a cluster without workers learns why, and goes on as soon as it has one."""
     monkeypatch.setattr("motorpool.engines.cluster.PATIENCE_SECONDS", 0.5)
     with motorpool.Pool(engine=dask_cluster.engine) as pool:
-        assert pool.map(workloads.square, range(5)) == [0, 1, 4, 9, 16]
-        for _ in range(NODES):
-            dask_cluster.kill_node()
-        eventually(lambda: dask_cluster.cpus() == 0)
-        result = pool.map_async(workloads.square, range(50), 5)
+        result = begun_without_workers(pool, dask_cluster)
         eventually(lambda: "the dask cluster has had no worker for this pool" in caplog.text)
         dask_cluster.add_node()
 

@@ -333,8 +333,8 @@ class DaskEngine(ClusterEngine):
     async def _reply(self, future: Any, place: _Place) -> Any:
         """Return what a task of Dask's returned.
 
-        Not by `Client.gather`, where the replies of several workers wait for each
-        other, and for that of a dead one half a minute.
+        Not by `Client.gather`, which asks for those of several workers at once, so
+        that they wait for each other, and warns that what is lost is rescheduled.
         """
         error = await future.exception()
         if error is not None:

@@ -70,8 +70,8 @@ def _serve(options: dict[str, Any], writer: int, parent: int) -> None:
         os.close(writer)
         # A process that was forked meanwhile may hold the other end, too.
         while os.getppid() == parent and not select.select([sys.stdin], [], [], 1.0)[0]:
-            # Who is just being started again when it looks for the lost is given up, and not
-            # replaced without this.
+            # A cluster looks for a lost worker after a while, gives it up if it is just being
+            # started again then, and starts another one only when it is told its size.
             cluster.scale(len(cluster.worker_spec))
 
 
